@@ -1,0 +1,5 @@
+"""The one exception for mistakes a user can mend: `main.py` prints its message as a single line."""
+
+
+class UserError(Exception):
+    """A mistake in flags, configuration or files. The message says what was expected, what came, and what to do."""
