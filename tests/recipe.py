@@ -1,4 +1,4 @@
-"""The weight recipe of the reference values (tests/golden/README.md): every entry from its name, shape and a seed."""
+"""The weight recipe of the reference values (golden/README.md): an entry from its name, shape and seed."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def state_dict_shapes(which: str) -> dict[str, tuple[int, ...]]:
 
 
 def recipe_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """PyTorch-layout state dict drawn by the recipe; float32, except the int64 counters `num_batches_tracked`."""
+    """PyTorch-layout state dict by the recipe; float32, except the int64 counters `num_batches_tracked`."""
     return {name: _entry(name, tuple(shape), seed) for name, shape in shapes.items()}
 
 

@@ -1,0 +1,221 @@
+"""Plain PyTorch twin of teacher and student: the released state-dict names, the same inputs and features.
+
+Used by `--verify`, the tests and the benchmarks; nothing outside them and converters/ imports torch.
+Architecture: VocaLiST (Kadandale et al. 2022, arXiv 2204.02090) at the teacher's widths, MTDVocaLiST
+(Chen et al. 2024, arXiv 2210.15563) at the student's.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TEACHER_WIDTHS = (32, 64, 128, 256, 512)
+STUDENT_WIDTHS = (16, 32, 64, 128, 200)
+
+# (input, output, kernel, stride, padding, residual): input and output are indices into the widths, -1 the
+# network's own input. Video axes are (H, W, T), audio axes (mel, time).
+VIDEO_BLOCKS = (
+    (-1, 0, 7, 1, 3, False),
+    (0, 1, 5, (1, 2, 1), (1, 1, 2), False),
+    *[(1, 1, 3, 1, 1, True)] * 2,
+    (1, 2, 3, (2, 2, 1), 1, False),
+    *[(2, 2, 3, 1, 1, True)] * 3,
+    (2, 3, 3, (2, 2, 1), 1, False),
+    *[(3, 3, 3, 1, 1, True)] * 2,
+    (3, 4, 3, (2, 2, 1), 1, False),
+    *[(4, 4, 3, 1, 1, True)] * 2,
+    (4, 4, 3, (2, 2, 1), 1, False),
+    (4, 4, 3, 1, (0, 0, 1), False),
+    (4, 4, 1, 1, 0, False),
+)
+AUDIO_BLOCKS = (
+    (-1, 0, 3, 1, 1, False),
+    *[(0, 0, 3, 1, 1, True)] * 2,
+    (0, 1, 3, (3, 1), 1, False),
+    *[(1, 1, 3, 1, 1, True)] * 2,
+    (1, 2, 3, (3, 1), 1, False),
+    *[(2, 2, 3, 1, 1, True)] * 2,
+    (2, 3, 3, (3, 1), 1, False),
+    *[(3, 3, 3, 1, 1, True)] * 2,
+    (3, 4, 3, 1, (0, 1), False),
+    (4, 4, 1, 1, 0, False),
+)
+
+
+class TorchFeatures(NamedTuple):
+    """Tokens (batch, time, width); logits of "fusion", "av", "va": (layers, batch, heads, query, key)."""
+
+    video_tokens: Tensor
+    audio_tokens: Tensor
+    av_tokens: Tensor
+    va_tokens: Tensor
+    fusion_tokens: Tensor
+    attention_logits: dict[str, Tensor]
+    value_logits: dict[str, Tensor]
+
+
+class ConvBlock(nn.Module):
+    """Convolution → BatchNorm → (+ input) → ReLU."""
+
+    def __init__(self, conv, norm, in_channels, out_channels, kernel, stride, padding, residual):
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            conv(in_channels, out_channels, kernel, stride, padding), norm(out_channels)
+        )
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv_block(x)
+        return F.relu(y + x if self.residual else y)
+
+
+def _prenet(conv, norm, blocks, in_channels: int, widths) -> nn.Sequential:
+    return nn.Sequential(
+        *[
+            ConvBlock(conv, norm, in_channels if i < 0 else widths[i], widths[o], *geometry)
+            for i, o, *geometry in blocks
+        ]
+    )
+
+
+class SinusoidalPositions(nn.Module):
+    """[sin | cos] of positions 1, 2, …; zero where a token's channel 0 is exactly 0 (read as padding)."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("_float_tensor", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        index = torch.arange(half, dtype=x.dtype, device=x.device)
+        position = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+        angle = position[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
+        table = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        return table * (x[..., :1] != 0)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention with a packed q|k|v projection; also returns attention logits and value logits."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (  # each (batch, heads, time, depth)
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        scale = q.shape[-1] ** -0.5
+        q_len, k_len = q.shape[2], k.shape[2]
+        hidden = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device).triu(1 + abs(q_len - k_len))
+        attention_logits = ((q * scale) @ k.mT).masked_fill(hidden, -math.inf)
+        value_logits = v @ v.mT * scale
+        output = self.out_proj((attention_logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return output, attention_logits, value_logits
+
+
+class EncoderLayer(nn.Module):
+    """Pre-LN layer; the first LayerNorm normalises the running stream and the source alike."""
+
+    def __init__(self, width: int, num_heads: int, relu_dropout: float, residual_dropout: float):
+        super().__init__()
+        self.self_attn = CrossAttention(width, num_heads)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.relu_dropout, self.residual_dropout = relu_dropout, residual_dropout
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        norm = self.layer_norms[0]
+        y, attention_logits, value_logits = self.self_attn(norm(x), norm(key), norm(value))
+        x = x + F.dropout(y, self.residual_dropout, self.training)
+        y = F.dropout(F.relu(self.fc1(self.layer_norms[1](x))), self.relu_dropout, self.training)
+        x = x + F.dropout(self.fc2(y), self.residual_dropout, self.training)
+        return x, attention_logits, value_logits
+
+
+class CrossModalEncoder(nn.Module):
+    """Every layer's keys and values come from the embedded source, not from the running stream."""
+
+    def __init__(self, width, num_heads, num_layers, embedding_dropout, relu_dropout, residual_dropout):
+        super().__init__()
+        self.register_buffer("version", torch.full((1,), 2.0))
+        self.embed_positions = SinusoidalPositions()
+        self.layers = nn.ModuleList(
+            [EncoderLayer(width, num_heads, relu_dropout, residual_dropout) for _ in range(num_layers)]
+        )
+        self.layer_norm = nn.LayerNorm(width)
+        self.embedding_dropout = embedding_dropout
+
+    def _embed(self, x: Tensor) -> Tensor:
+        x = math.sqrt(x.shape[-1]) * x + self.embed_positions(x)
+        return F.dropout(x, self.embedding_dropout, self.training)
+
+    def forward(self, query: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self._embed(query)
+        key, value = self._embed(source), self._embed(source)  # two dropout draws
+        attention_logits, value_logits = [], []
+        for layer in self.layers:
+            x, attention, values = layer(x, key, value)
+            attention_logits.append(attention)
+            value_logits.append(values)
+        return self.layer_norm(x), torch.stack(attention_logits), torch.stack(value_logits)
+
+
+class TorchSyncModel(nn.Module):
+    """Teacher (`TEACHER_WIDTHS`) or student (`STUDENT_WIDTHS`); random weights until a state dict is loaded.
+
+    `pixels` is the convention its weights expect: "rgb255", "rgb01" or "bgr01".
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int, int],
+        pixels: str,
+        num_heads: int = 8,
+        num_layers: int = 4,
+        embedding_dropout: float = 0.25,
+        relu_dropout: float = 0.1,
+        residual_dropout: float = 0.1,
+    ):
+        super().__init__()
+        if pixels not in ("rgb255", "rgb01", "bgr01"):
+            raise ValueError(f"pixels must be rgb255, rgb01 or bgr01, got {pixels!r}")
+        self.pixels = pixels
+        width = widths[-1]
+        encoder = (width, num_heads, num_layers, embedding_dropout, relu_dropout, residual_dropout)
+        self.vid_prenet = _prenet(nn.Conv3d, nn.BatchNorm3d, VIDEO_BLOCKS, 3, widths)
+        self.aud_prenet = _prenet(nn.Conv2d, nn.BatchNorm2d, AUDIO_BLOCKS, 1, widths)
+        self.av_transformer = CrossModalEncoder(*encoder)
+        self.va_transformer = CrossModalEncoder(*encoder)
+        self.mem_transformer = CrossModalEncoder(*encoder)
+        self.fc = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, 1)
+
+    def scale_pixels(self, frames: Tensor) -> Tensor:
+        """uint8 RGB (batch, T, H, W, 3) → float (batch, 3, H, W, T) in the weights' own convention."""
+        x = frames.permute(0, 4, 2, 3, 1).float()
+        x = x.flip(1) if self.pixels == "bgr01" else x
+        return x if self.pixels == "rgb255" else x / 255
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, TorchFeatures]:
+        """frames uint8 RGB (batch, T, 48, 96, 3), mel (batch, 3.2·T, 80) → logits (batch,), features."""
+        video = self.vid_prenet(self.scale_pixels(frames)).flatten(2).mT  # 1×1 in space: (batch, T, width)
+        audio = self.aud_prenet(mel.mT[:, None]).squeeze(2).mT
+        av, av_attention, av_values = self.av_transformer(audio, video)
+        va, va_attention, va_values = self.va_transformer(video, audio)
+        fusion, fusion_attention, fusion_values = self.mem_transformer(av, va)
+        logits = self.classifier(torch.tanh(self.fc(fusion.amax(1)))).squeeze(-1)
+        attention_logits = {"fusion": fusion_attention, "av": av_attention, "va": va_attention}
+        value_logits = {"fusion": fusion_values, "av": av_values, "va": va_values}
+        return logits, TorchFeatures(video, audio, av, va, fusion, attention_logits, value_logits)
