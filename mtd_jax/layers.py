@@ -1,0 +1,258 @@
+"""The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
+
+Every block computes in `compute_dtype` ("float32" or "bfloat16"); parameters, normalisation statistics and
+everything that reaches a loss stay float32. Convolutions and dot products in float32 ask for full precision, since an
+accelerator's default would silently be less.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from mtd_jax.conv3d import conv3d
+
+_EPSILON = 1e-5
+_BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
+
+
+def _precision(compute_dtype: str):
+    return lax.Precision.HIGHEST if compute_dtype == "float32" else None
+
+
+class BatchNorm(nnx.Module):
+    """Normalises over all axes but the last, as PyTorch does: the running variance is the unbiased one.
+
+    Under a sharded jit the batch axis is the global batch, so the statistics are those of the global batch.
+    """
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.mean = nnx.BatchStat(jnp.zeros(width))
+        self.var = nnx.BatchStat(jnp.ones(width))
+
+    def __call__(self, x, train: bool):
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            x32 = x.astype(jnp.float32)
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(x32, axes), jnp.var(x32, axes)
+            count = x.size // x.shape[-1]
+            unbiased = lax.stop_gradient(var) * (count / max(count - 1, 1))
+            self.mean[...] += _BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
+            self.var[...] += _BATCH_NORM_MOMENTUM * (unbiased - self.var[...])
+        factor = self.scale[...] * lax.rsqrt(var + _EPSILON)
+        return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """Weights of a convolution: kernel (k_height, k_width[, k_time], in, out) and bias (out,)."""
+
+    def __init__(self, shape: tuple[int, ...], rngs: nnx.Rngs):
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(shape[-1]))
+
+
+class ConvBlock(nnx.Module):
+    """Convolution → BatchNorm → (+ input) → ReLU, in 2-D (audio) or 3-D (video; stride 1 over time)."""
+
+    def __init__(self, channels, kernel, stride, padding, residual, compute_dtype, rngs):
+        self.conv = Conv((*kernel, *channels), rngs)
+        self.norm = BatchNorm(channels[1])
+        self.stride, self.padding, self.residual = stride, padding, residual
+        self.compute_dtype = compute_dtype
+
+    def __call__(self, x, train: bool):
+        kernel = self.conv.kernel[...].astype(x.dtype)
+        precision = _precision(self.compute_dtype)
+        if kernel.ndim == 5:
+            y = conv3d(x, kernel, self.stride, self.padding, precision)
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                self.stride,
+                [(p, p) for p in self.padding],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=precision,
+            )
+        y = self.norm(y + self.conv.bias[...].astype(x.dtype), train)
+        return nnx.relu(y + x if self.residual else y)
+
+
+class Prenet(nnx.Module):
+    """A chain of convolution blocks that reduces all but the time axis to 1."""
+
+    def __init__(self, blocks):
+        self.blocks = nnx.List(blocks)
+
+    def __call__(self, x, train: bool):
+        for block in self.blocks:
+            x = block(x, train)
+        return x
+
+
+def video_prenet(config, rngs: nnx.Rngs) -> Prenet:
+    """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width): SPEC 2, 17 blocks."""
+    w0, w1, w2, w3, w4 = config.widths
+    half, last = (2, 2), config.last_stride
+    residual, same = True, (1, 1)
+    table = [  # channels, kernel (h, w, t), stride (h, w), padding (h, w, t), residual
+        ((3, w0), (7, 7, 7), config.stem_stride, (3, 3, 3), not residual),
+        ((w0, w1), (5, 5, 5), (1, 2), (1, 1, 2), not residual),
+        *[((w1, w1), (3, 3, 3), same, (1, 1, 1), residual)] * 2,
+        ((w1, w2), (3, 3, 3), half, (1, 1, 1), not residual),
+        *[((w2, w2), (3, 3, 3), same, (1, 1, 1), residual)] * 3,
+        ((w2, w3), (3, 3, 3), half, (1, 1, 1), not residual),
+        *[((w3, w3), (3, 3, 3), same, (1, 1, 1), residual)] * 2,
+        ((w3, w4), (3, 3, 3), half, (1, 1, 1), not residual),
+        *[((w4, w4), (3, 3, 3), same, (1, 1, 1), residual)] * 2,
+        ((w4, w4), (3, 3, 3), last, (1, 1, 1), not residual),
+        ((w4, w4), (3, 3, 3), same, (0, 0, 1), not residual),
+        ((w4, w4), (1, 1, 1), same, (0, 0, 0), not residual),
+    ]
+    return Prenet([ConvBlock(*row, config.compute_dtype, rngs) for row in table])
+
+
+def audio_prenet(config, rngs: nnx.Rngs) -> Prenet:
+    """(batch, 80 mel, S, 1) → (batch, 1, S, width): SPEC 2, 14 blocks."""
+    w0, w1, w2, w3, w4 = config.widths
+    residual, same, third = True, (1, 1), (3, 1)
+    table = [((1, w0), (3, 3), same, (1, 1), not residual), *[((w0, w0), (3, 3), same, (1, 1), residual)] * 2]
+    for wide, wider in ((w0, w1), (w1, w2), (w2, w3)):
+        table.append(((wide, wider), (3, 3), third, (1, 1), not residual))
+        table.extend([((wider, wider), (3, 3), same, (1, 1), residual)] * 2)
+    table.append(((w3, w4), (3, 3), same, (0, 1), not residual))
+    table.append(((w4, w4), (1, 1), same, (0, 0), not residual))
+    return Prenet([ConvBlock(*row, config.compute_dtype, rngs) for row in table])
+
+
+def sinusoidal_positions(length: int, width: int) -> np.ndarray:
+    """(length, width) float32, [sin | cos] halves, positions counted from 1 (Vaswani et al. 2017)."""
+    half = width // 2
+    rate = np.exp(np.arange(half) * -(np.log(10_000.0) / (half - 1)))
+    angle = np.arange(1, length + 1)[:, None] * rate
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def attention_mask(queries: int, keys: int) -> np.ndarray:
+    """(queries, keys) additive mask: −inf above the diagonal 1 + |queries − keys|, else 0."""
+    offset = 1 + abs(queries - keys)
+    return np.triu(np.full((queries, keys), -np.inf, np.float32), offset)
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention with a packed in-projection; also returns the two relations that MTD distils."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        width = config.width
+        self.in_proj = linear(config, width, 3 * width, rngs)  # query | key | value
+        self.out_proj = linear(config, width, width, rngs)
+        self.dropout = nnx.Dropout(config.attention_dropout)
+        self.num_heads = config.num_heads
+        self.precision = _precision(config.compute_dtype)
+
+    def __call__(self, queries, source, train, rngs):
+        """Args: queries (batch, q, width), source (batch, k, width).
+
+        Returns: (batch, q, width); attention logits (batch, heads, q, k), after scaling and mask, before the
+        softmax; value logits (batch, heads, k, k) = V·Vᵀ·head_dim^-½ (MiniLM, Wang et al. 2020). Logits are float32.
+        """
+        width = queries.shape[-1]
+        kernel, bias = self.in_proj.kernel[...].astype(queries.dtype), self.in_proj.bias[...].astype(queries.dtype)
+        q = jnp.dot(queries, kernel[:, :width], precision=self.precision) + bias[:width]
+        kv = jnp.dot(source, kernel[:, width:], precision=self.precision) + bias[width:]
+        q, k, v = (self._split_heads(x) for x in (q, *jnp.split(kv, 2, axis=-1)))
+        scale = q.shape[-1] ** -0.5
+        attention_logits = self._relation(q * jnp.asarray(scale, q.dtype), k)
+        attention_logits += attention_mask(q.shape[1], k.shape[1])
+        value_logits = self._relation(v, v) * scale
+        weights = jax.nn.softmax(attention_logits).astype(v.dtype)
+        weights = self.dropout(weights, deterministic=not train, rngs=rngs)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v, precision=self.precision)
+        return self.out_proj(mixed.reshape(queries.shape)), attention_logits, value_logits
+
+    def _split_heads(self, x):
+        return x.reshape(*x.shape[:-1], self.num_heads, -1)
+
+    def _relation(self, a, b):
+        return jnp.einsum(
+            "bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=jnp.float32
+        )
+
+
+class EncoderLayer(nnx.Module):
+    """Pre-LN layer whose keys and values are the encoder's input source, normalised by the query's own LayerNorm."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        width = config.width
+        self.attention_norm = _layer_norm(config, rngs)
+        self.attention = CrossAttention(config, rngs)
+        self.feedforward_norm = _layer_norm(config, rngs)
+        self.fc1 = linear(config, width, 4 * width, rngs)
+        self.fc2 = linear(config, 4 * width, width, rngs)
+        self.relu_dropout = nnx.Dropout(config.relu_dropout)
+        self.residual_dropout = nnx.Dropout(config.residual_dropout)
+
+    def __call__(self, x, source, train, rngs):
+        mode = {"deterministic": not train, "rngs": rngs}
+        y, attention_logits, value_logits = self.attention(
+            self.attention_norm(x), self.attention_norm(source), train, rngs
+        )
+        x = x + self.residual_dropout(y, **mode)
+        y = self.relu_dropout(nnx.relu(self.fc1(self.feedforward_norm(x))), **mode)
+        x = x + self.residual_dropout(self.fc2(y), **mode)
+        return x, attention_logits, value_logits
+
+
+class CrossModalEncoder(nnx.Module):
+    """A stack of layers in which one modality (the query) reads the other (the source)."""
+
+    def __init__(self, config, rngs: nnx.Rngs):
+        self.layers = nnx.List([EncoderLayer(config, rngs) for _ in range(config.num_layers)])
+        self.final_norm = _layer_norm(config, rngs)
+        self.embedding_dropout = nnx.Dropout(config.embedding_dropout)
+        self.skip_zero_tokens = config.zero_tokens_lose_position
+
+    def __call__(self, queries, source, train=False, rngs=None):
+        """Args: queries (batch, q, width), source (batch, k, width).
+
+        Returns: tokens (batch, q, width); attention logits (layers, batch, heads, q, k); value logits
+        (layers, batch, heads, k, k).
+        """
+        x, source = self._embed(queries, train, rngs), self._embed(source, train, rngs)
+        relations = []
+        for layer in self.layers:
+            x, *logits = layer(x, source, train, rngs)
+            relations.append(logits)
+        attention_logits, value_logits = (jnp.stack(r) for r in zip(*relations, strict=True))
+        return self.final_norm(x), attention_logits, value_logits
+
+    def _embed(self, tokens, train, rngs):
+        positions = sinusoidal_positions(*tokens.shape[1:]).astype(tokens.dtype)
+        if self.skip_zero_tokens:
+            # The released code takes channel 0 for a token id and 0 for padding, which has no position.
+            positions = jnp.where(tokens[..., :1] == 0, 0, positions)
+        embedded = tokens * jnp.asarray(tokens.shape[-1] ** 0.5, tokens.dtype) + positions
+        return self.embedding_dropout(embedded, deterministic=not train, rngs=rngs)
+
+
+def linear(config, width_in: int, width_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer that computes in the model's dtype."""
+    return nnx.Linear(
+        width_in,
+        width_out,
+        kernel_init=nnx.initializers.xavier_uniform(),
+        dtype=config.compute_dtype,
+        param_dtype=jnp.float32,
+        precision=_precision(config.compute_dtype),
+        rngs=rngs,
+    )
+
+
+def _layer_norm(config, rngs):
+    return nnx.LayerNorm(
+        config.width, epsilon=_EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=rngs
+    )
