@@ -1,0 +1,95 @@
+"""Lazy tracks of a `Clip`: a folder of JPEGs and a WAV file, of which a slice reads only its own part."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import soundfile
+
+from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE
+from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.media.crop import lower_face
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFolder:
+    """The lower face halves of `directory/{0,1,…}.jpg`; a slice decodes only its own files.
+
+    Slicing gives uint8 RGB (n, 48, 96, 3) and raises `UnusableClip` when a file is missing or damaged.
+
+    Attributes:
+      name: of the clip, for errors.
+      directory: holds the JPEGs, one face crop each, of any size.
+      count: how many there are.
+    """
+
+    name: str
+    directory: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        numbers = range(*window.indices(self.count))
+        halves = np.empty((len(numbers), FACE_SIZE // 2, FACE_SIZE, 3), np.uint8)
+        for half, number in zip(halves, numbers, strict=True):
+            try:
+                data = Path(self.directory, f"{number}.jpg").read_bytes()
+                half[:] = lower_face(simplejpeg.decode_jpeg(data, colorspace="RGB"))
+            except (OSError, ValueError) as error:
+                raise UnusableClip(self.name, f"{number}.jpg cannot be read ({one_line(error)})") from error
+        return halves
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformFile:
+    """A 16 kHz mono WAV file; a slice seeks and reads only its own samples.
+
+    Slicing gives int16 (n,) and raises `UnusableClip` when the file is damaged or of another format.
+
+    Attributes:
+      name: of the clip, for errors.
+      path: of the WAV file.
+      count: how many samples it has.
+    """
+
+    name: str
+    path: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        start, stop, step = window.indices(self.count)
+        if step != 1:
+            raise ValueError(f"{self.name}: a waveform is sliced without a step, got {step}")
+        wanted = max(stop - start, 0)
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                check_format(self.name, file)
+                file.seek(start)
+                # Asked for 16-bit samples of a float file, libsndfile rounds without scaling: all 0 or ±1.
+                is_float = file.subtype in ("FLOAT", "DOUBLE")
+                samples = file.read(wanted, dtype="float32" if is_float else "int16")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise UnusableClip(self.name, f"the sound cannot be read ({one_line(error)})") from error
+        if len(samples) != wanted:
+            raise UnusableClip(self.name, f"the sound ends before sample {stop}")
+        if is_float:
+            samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+        return samples
+
+
+def check_format(name: str, file: soundfile.SoundFile) -> None:
+    """Raises `UnusableClip` unless the file is 16 kHz mono."""
+    if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
+        got = f"{file.samplerate} Hz in {file.channels} channel(s)"
+        raise UnusableClip(name, f"the sound has {got}, expected {SAMPLE_RATE} Hz mono")
+
+
+def one_line(error: Exception) -> str:
+    """The message of a library's error without line breaks."""
+    return " ".join(str(error).split())
