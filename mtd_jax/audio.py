@@ -31,7 +31,9 @@ def log_mel(waveform):
     """
     samples = waveform.shape[-1]
     if samples <= N_FFT // 2:
-        raise ValueError(f"waveform: expected more than {N_FFT // 2} samples, got {samples}; use at least one frame (640)")
+        raise ValueError(
+            f"waveform: expected more than {N_FFT // 2} samples, got {samples}; use at least one frame (640)"
+        )
     if waveform.dtype == jnp.int16:
         waveform = waveform.astype(jnp.float32) / 32768
     steps = 1 + samples // HOP

@@ -178,9 +178,7 @@ class CrossAttention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.num_heads, -1)
 
     def _relation(self, a, b):
-        return jnp.einsum(
-            "bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=jnp.float32
-        )
+        return jnp.einsum("bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=jnp.float32)
 
 
 class EncoderLayer(nnx.Module):

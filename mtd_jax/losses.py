@@ -127,9 +127,7 @@ def mtd_loss(
     return total, parts
 
 
-def fixed_weight_mtd(
-    terms, layers: dict[str, tuple[int, ...]], weight=1.0, *, use_attention=True, use_value=True
-):
+def fixed_weight_mtd(terms, layers: dict[str, tuple[int, ...]], weight=1.0, *, use_attention=True, use_value=True):
     """weight·Σ (CAD + VR) over chosen layers, without uncertainty weighting: the paper's layer ablations.
 
     Args:
