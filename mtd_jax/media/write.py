@@ -1,0 +1,89 @@
+"""Writes talking faces as .mp4: H.264 video and AAC sound, aligned to the sample."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mtd_jax.data.clip import FPS, SAMPLE_RATE
+from mtd_jax.errors import UserError
+
+_AAC_FRAME = 1024
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, waveform: np.ndarray, *, fps: int | Fraction = FPS,
+              sample_rate: int = SAMPLE_RATE, audio_delay_samples: int = 0) -> None:  # fmt: skip
+    """Writes one video file, whole or not at all.
+
+    Picture f is shown from f / fps on; sample s sounds at (s + audio_delay_samples) / sample_rate. What the delay
+    pushes past the end, or before the start, is cut off: the sound keeps its length.
+
+    Args:
+      path: ends in .mp4; its folder exists.
+      frames: uint8 (n, height, width, 3) RGB, n ≥ 1, height and width even.
+      waveform: int16 (samples,), mono.
+      fps: frames per second.
+      sample_rate: in Hz.
+      audio_delay_samples: positive = the sound comes later than it should.
+
+    Raises:
+      UserError: shapes or types do not fit, or the file cannot be written.
+    """
+    path = Path(path)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise UserError(f"expected uint8 frames (n, height, width, 3), got {frames.dtype} {frames.shape}")
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        size = f"{frames.shape[2]}×{frames.shape[1]}"
+        raise UserError(f"H.264 needs frames of even width and height, got {size}: crop or pad a pixel")
+    if waveform.dtype != np.int16 or waveform.ndim != 1:
+        raise UserError(f"expected an int16 waveform (samples,), got {waveform.dtype} {waveform.shape}")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4") as container:
+            _write_streams(container, frames, delay(waveform, audio_delay_samples), Fraction(fps), sample_rate)
+        partial.replace(path)
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def delay(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """Moves a waveform later by `samples` (earlier if negative), length kept, silence moved in."""
+    moved = np.zeros_like(waveform)
+    if samples >= 0:
+        moved[samples:] = waveform[: max(len(waveform) - samples, 0)]
+    else:
+        moved[:samples] = waveform[-samples:]
+    return moved
+
+
+def _write_streams(container, frames: np.ndarray, waveform: np.ndarray, fps: Fraction, sample_rate: int) -> None:
+    video = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
+    video.height, video.width = frames.shape[1:3]
+    video.pix_fmt = "yuv420p"
+    video.codec_context.time_base = 1 / fps
+    video.codec_context.thread_count = 1  # the same bytes on any machine
+    audio = container.add_stream("aac", rate=sample_rate, layout="mono", options={"b": "96k"})
+    samples = waveform.astype(np.float32)[None] / 32768
+    written = 0
+    for index, pixels in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        picture.pts, picture.time_base = index, 1 / fps
+        container.mux(video.encode(picture))
+        while written * fps <= index * sample_rate and written < len(waveform):  # interleave
+            written = _write_sound(container, audio, samples, written, sample_rate)
+    while written < len(waveform):
+        written = _write_sound(container, audio, samples, written, sample_rate)
+    container.mux(video.encode(None))
+    container.mux(audio.encode(None))
+
+
+def _write_sound(container, stream, samples: np.ndarray, start: int, sample_rate: int) -> int:
+    """Encodes one AAC frame's worth; returns where the next one starts."""
+    piece = np.ascontiguousarray(samples[:, start : start + _AAC_FRAME])
+    sound = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+    sound.sample_rate, sound.pts, sound.time_base = sample_rate, start, Fraction(1, sample_rate)
+    container.mux(stream.encode(sound))
+    return start + piece.shape[1]
