@@ -1,0 +1,195 @@
+"""The network against the reference values, and the properties it is built on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from mtd_jax import conv3d, layers
+from mtd_jax.errors import UserError
+from mtd_jax.model import ENCODERS, ModelConfig, SyncModel, create_model, scale_pixels
+from tests.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+
+TOKENS = ("video_tokens", "audio_tokens", "av_tokens", "va_tokens", "fusion_tokens")
+CASES = {
+    "teacher_forward.npz": (TEACHER, 0),
+    "student_forward.npz": (STUDENT, 1),
+    "student_forward_25f.npz": (STUDENT, 1),
+}
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    """Within `tolerance` of the largest finite magnitude; −inf exactly where it is expected."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(actual), finite)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite])
+    assert np.abs(actual[finite] - expected[finite]).max() <= tolerance * np.abs(expected[finite]).max()
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_every_stage_matches_the_reference(file):
+    reference, (config, seed) = golden(file), CASES[file]
+    model = recipe_model(config, seed)
+    forward = jax.jit(lambda frames, mel: model(frames, mel, return_features=True))
+    logits, features = forward(reference["frames"], mel_from_torch(reference["mel"]))
+    assert_close(logits, reference["logits"])
+    for name in TOKENS:
+        assert_close(getattr(features, name), reference[name])
+    for name in ENCODERS:
+        if f"{name}_attn_logits" in reference:
+            assert_close(features.attention_logits[name], reference[f"{name}_attn_logits"])
+            assert_close(features.value_logits[name], reference[f"{name}_value_logits"])
+
+
+@pytest.mark.parametrize(
+    "config, expected", [(ModelConfig.vocalist(), 80_106_561), (ModelConfig.mtd_vocalist(), 13_280_961)]
+)
+def test_parameter_counts(config, expected):
+    model = nnx.eval_shape(lambda: SyncModel(config, nnx.Rngs(0)))
+    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
+
+
+@pytest.mark.parametrize("fold", [conv3d._conv_taps, conv3d._conv_toeplitz])
+@pytest.mark.parametrize(
+    "kernel, stride, padding",
+    [(7, (1, 1), (3, 3, 3)), (5, (1, 2), (1, 1, 2)), (3, (2, 2), (0, 0, 1)), (1, (1, 1), (0, 0, 0))],
+)
+def test_folded_convolution_is_the_3d_one(fold, kernel, stride, padding):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 11, 13, 5, 3)).astype(np.float32)
+    weights = rng.standard_normal((kernel, kernel, kernel, 3, 4)).astype(np.float32)
+
+    def reference(x, weights):
+        return lax.conv_general_dilated(
+            x, weights, (*stride, 1), [(p, p) for p in padding], dimension_numbers=("NHWDC", "HWDIO", "NHWDC")
+        )
+
+    def folded(x, weights):
+        return fold(x, weights, stride, padding, None)
+
+    assert_close(folded(x, weights), reference(x, weights), 1e-5)
+    cotangent = rng.standard_normal(reference(x, weights).shape).astype(np.float32)
+    for actual, expected in zip(
+        jax.vjp(folded, x, weights)[1](cotangent), jax.vjp(reference, x, weights)[1](cotangent), strict=True
+    ):
+        assert_close(actual, expected, 1e-5)
+
+
+def test_conv3d_chooses_either_folding():
+    """Narrow and wide layers take different paths to the same result."""
+    rng = np.random.default_rng(1)
+    for width in (8, 128):
+        x = rng.standard_normal((1, 4, 4, 5, width)).astype(np.float32)
+        weights = rng.standard_normal((3, 3, 3, width, 4)).astype(np.float32)
+        args = ((1, 1), (1, 1, 1), None)
+        assert_close(conv3d.conv3d(x, weights, *args), conv3d._conv_taps(x, weights, *args), 1e-5)
+
+
+def test_mask_hides_only_late_audio_from_early_frames():
+    mask = layers.attention_mask(5, 16)
+    query, key = np.indices(mask.shape)
+    np.testing.assert_array_equal(np.isneginf(mask), key > query + 11)
+    assert not np.isinf(layers.attention_mask(16, 5)).any()
+
+
+def test_positions_are_halves_from_one_and_zero_tokens_have_none():
+    table = layers.sinusoidal_positions(3, 8)
+    np.testing.assert_allclose(table[0, 0], np.sin(1.0), rtol=1e-6)
+    np.testing.assert_allclose(table[1, 7], np.cos(2.0 * 1e-4), rtol=1e-6)
+    encoder = layers.CrossModalEncoder(ModelConfig.tiny(), nnx.Rngs(0))
+    tokens = jnp.ones((1, 4, 32)).at[0, 2, 0].set(0.0)
+    embedded = encoder._embed(tokens, False, None)
+    np.testing.assert_array_equal(embedded[0, 2, 1:], np.float32(32**0.5))
+    assert np.abs(embedded[0, 1] - 32**0.5).max() > 0.5
+    kept = layers.CrossModalEncoder(ModelConfig.tiny(zero_tokens_lose_position=False), nnx.Rngs(0))
+    np.testing.assert_allclose(kept._embed(tokens, False, None)[0, 2, 0], np.sin(3.0), rtol=1e-5)
+
+
+def test_keys_and_values_come_from_the_input_source():
+    """Attention logits of a layer depend on the source only through the encoder's input, normalised by that layer."""
+    encoder = layers.CrossModalEncoder(ModelConfig.tiny(num_layers=2), nnx.Rngs(0))
+    rng = np.random.default_rng(2)
+    queries, other, source = (jnp.asarray(rng.standard_normal((1, n, 32)), jnp.float32) for n in (6, 6, 5))
+    _, _, values = encoder(queries, source)
+    _, _, same_values = encoder(other, source)
+    np.testing.assert_array_equal(values, same_values)
+
+
+def test_pixel_conventions():
+    frames = np.array([[[10, 20, 255]]], np.uint8)
+    np.testing.assert_array_equal(scale_pixels(frames, "rgb255")[0, 0], [10, 20, 255])
+    np.testing.assert_allclose(scale_pixels(frames, "rgb01")[0, 0], np.array([10, 20, 255]) / 255, rtol=1e-6)
+    np.testing.assert_allclose(scale_pixels(frames, "bgr01")[0, 0], np.array([255, 20, 10]) / 255, rtol=1e-6)
+
+
+def test_training_mode_updates_running_statistics_with_the_unbiased_variance():
+    norm = layers.BatchNorm(2)
+    x = np.random.default_rng(3).standard_normal((3, 4, 2)).astype(np.float32)
+    norm(jnp.asarray(x), train=True)
+    flat = x.reshape(-1, 2)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    before = np.asarray(norm.mean[...])
+    norm(jnp.asarray(x), train=False)
+    np.testing.assert_array_equal(norm.mean[...], before)
+
+
+def test_dropout_acts_in_training_only():
+    model = create_model(ModelConfig.tiny(), 0)
+    rng = np.random.default_rng(4)
+    frames = rng.integers(0, 256, (2, 5, 48, 96, 3), dtype=np.uint8)
+    mel = rng.uniform(-4, 4, (2, 16, 80)).astype(np.float32)
+    video, audio = model.encode_video(frames), model.encode_audio(mel)
+    np.testing.assert_array_equal(model.compare(video, audio)[0], model.compare(video, audio)[0])
+    first, second = (model.compare(video, audio, train=True, rngs=nnx.Rngs(dropout=seed))[0] for seed in (0, 1))
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_bfloat16_is_near_and_returns_float32():
+    config = ModelConfig.tiny()
+    model = create_model(config, 0)
+    rng = np.random.default_rng(5)
+    frames = rng.integers(0, 256, (2, 5, 48, 96, 3), dtype=np.uint8)
+    mel = rng.uniform(-4, 4, (2, 16, 80)).astype(np.float32)
+    half = SyncModel(dataclasses.replace(config, compute_dtype="bfloat16"), nnx.Rngs(0))
+    nnx.update(half, nnx.state(model))
+    logits, features = model(frames, mel, return_features=True)
+    half_logits, half_features = half(frames, mel, return_features=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((half_logits, half_features))} == {jnp.dtype("float32")}
+    assert_close(half_features.video_tokens, features.video_tokens, 5e-2)
+    np.testing.assert_allclose(half_logits, logits, atol=5e-2)
+
+
+@pytest.mark.parametrize(
+    "frames, mel, message",
+    [
+        (np.zeros((1, 5, 48, 96, 3), np.float32), np.zeros((1, 16, 80)), "uint8"),
+        (np.zeros((1, 5, 96, 96, 3), np.uint8), np.zeros((1, 16, 80)), "lower half"),
+        (np.zeros((1, 5, 48, 96, 3), np.uint8), np.zeros((1, 80, 16)), "log_mel"),
+    ],
+)
+def test_wrong_inputs_say_what_was_expected(frames, mel, message):
+    model = create_model(ModelConfig.tiny(), 0)
+    with pytest.raises(ValueError, match=message):
+        model(frames, mel)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"widths": (1, 2, 3)},
+        {"widths": (8, 8, 8, 8, 12)},
+        {"pixels": "bgr"},
+        {"compute_dtype": "float16"},
+        {"relu_dropout": 1.0},
+    ],
+)
+def test_impossible_configs_are_refused(changes):
+    with pytest.raises(UserError, match="model"):
+        ModelConfig.tiny(**changes)
