@@ -1,30 +1,29 @@
 """From a source of clips to batches: deterministic, resumable, sharded over processes, drawn ahead by grain.
 
-Draw number n is a pure function of (seed, n), so a training run is a numbered sequence of draws: row r of
-global batch k is draw k·B + r, whatever the number of processes, worker processes and interruptions. `source`
-is anything with `len(source)` and `source[i] -> Clip` that can be pickled.
-
-A batch is a dict of NumPy arrays, B rows per process, G windows each:
+A batch is a dict of NumPy arrays, B rows of the global batch per process, G windows each:
   frames uint8 (B, G, T, 48, 96, 3), audio int16 (B, G, T·640), labels float32 (B, G, G),
   skipped int32 (B,): clips found unusable in that draw.
+Its content depends on the source, the pairing, the seed, the batch size and the number of the batch; not on the
+number of processes, of workers, or on interruptions (`draws.py`).
 """
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME
+from mtd_jax.data.draws import EvaluationDraw, Shard, TrainingDraw
 from mtd_jax.data.sampling import Pairing
-from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 
-MAX_SKIPS = 16  # unusable clips in a row, in one draw, before the data set is called broken
 _ENDLESS = 1 << 40  # batches
-_reported: set[str] = set()  # unusable clips this process has logged
+_SHARED_MEMORY = "/dev/shm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +40,13 @@ class Loading:
     threads: int = 2
     prefetch: int = 2
 
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """The rows of each global batch that belong to one of several training processes."""
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, batch_size: int) -> int:
-        """Rows per process. Raises `UserError` when the global batch does not divide."""
-        if batch_size < 1 or batch_size % self.count:
-            raise UserError(f"batch size {batch_size} does not divide over {self.count} processes")
-        return batch_size // self.count
+    def __post_init__(self):
+        if self.workers < 0 or self.threads < 1 or self.prefetch < 1:
+            raise UserError(f"{self}: expected 0 or more workers, 1 or more threads and batches of prefetch")
 
 
 IN_THREADS = Loading()
-WHOLE = Shard()
+WHOLE_BATCH = Shard()
 
 
 def make_training_iterator(
@@ -67,42 +56,45 @@ def make_training_iterator(
     seed: int,
     batch_size: int,
     start_batch: int = 0,
-    shard: Shard = WHOLE,
+    shard: Shard = WHOLE_BATCH,
     loading: Loading = IN_THREADS,
 ) -> "TrainingIterator":
-    """An endless iterator over random training batches, clips drawn with replacement.
+    """An endless iterator over training batches of clips drawn at random, with replacement.
 
     Args:
+      source: `len(source)`, `source[i] -> Clip`; picklable where worker processes draw.
+      pairing: how a clip becomes a row.
       seed: 0 or more.
-      batch_size: B of the global batch, over all processes.
+      batch_size: of the global batch, over all processes.
       start_batch: number of the first batch.
+      shard: which rows of it this process gets.
+      loading: worker processes and prefetching.
 
     Raises:
-      UserError: batch size or seed out of range; while iterating: 16 unusable clips in one draw.
+      UserError: an argument out of range; while iterating: 16 unusable clips in a row.
     """
-    return TrainingIterator(source, pairing, seed, batch_size, start_batch, shard, loading)
+    return TrainingIterator(TrainingDraw(source, pairing, seed, batch_size, shard), start_batch, loading)
 
 
 class TrainingIterator(grain.DatasetIterator):
-    """Training batches in order; see `make_training_iterator`.
+    """Training batches in order, from `make_training_iterator`. Close it to stop its worker processes.
 
-    The state is the number of the next batch and what the sequence depends on, so it restores under any
-    number of processes and workers, and is refused where the following batches would differ.
+    The state is the number of the next batch and what the sequence depends on: it restores under any number of
+    processes and workers, and is refused where the following batches would be others.
     """
 
-    def __init__(self, source, pairing, seed, batch_size, start_batch, shard, loading):
+    def __init__(self, draw: TrainingDraw, start_batch: int, loading: Loading):
         super().__init__()
-        self._rows = shard.rows(batch_size)
-        self._draw = _TrainingDraw(source, pairing, seed, batch_size, shard)
+        self._draw = draw
         self._loading = loading
-        self._sequence = {
-            "seed": seed,
-            "batch_size": batch_size,
-            "clips": len(source),
-            "pairing": dataclasses.asdict(pairing),
-        }
         self._next_batch = start_batch
         self._batches = None
+        self._sequence = {
+            "seed": draw.seed,
+            "batch_size": draw.batch_size,
+            "clips": len(draw.source),
+            "pairing": dataclasses.asdict(draw.pairing),
+        }
 
     def __next__(self) -> dict[str, np.ndarray]:
         self._assert_not_closed()
@@ -118,22 +110,19 @@ class TrainingIterator(grain.DatasetIterator):
     def start_prefetch(self) -> None:
         """Begins to draw ahead, before the first batch is asked for."""
         if self._batches is None:
-            numbers = grain.MapDataset.range(self._next_batch * self._rows, _ENDLESS * self._rows)
-            self._batches = iter(_batches(numbers.map(self._draw), self._rows, self._loading))
+            self._batches = iter(_batches(self._draw, self._next_batch, _ENDLESS, self._loading))
             self._batches.start_prefetch()
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint needs, as plain numbers and strings (JSON)."""
+        """What a checkpoint needs, as numbers and strings (JSON)."""
         return {"next_batch": self._next_batch, **self._sequence}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues after the batch at which `state` was taken. Raises `UserError` when the data differ."""
+        """Goes on after the batch at which `state` was taken. Raises `UserError` when the data are others."""
         for key, ours in self._sequence.items():
             if state[key] != ours:
-                raise UserError(
-                    f"the checkpoint's training data have {key} {state[key]}, this run has {ours}; "
-                    "resume with the same data and configuration, or start in a new workdir"
-                )
+                problem = f"the checkpoint's training data have {key} {state[key]}, this run has {ours}"
+                raise UserError(f"{problem}; resume with the same data and configuration, or start afresh")
         self._stop()
         self._next_batch = int(state["next_batch"])
 
@@ -155,7 +144,7 @@ def evaluation_pairs(
     batch_size: int,
     window_frames: int,
     pairs_per_clip: int = 1,
-    shard: Shard = WHOLE,
+    shard: Shard = WHOLE_BATCH,
     loading: Loading = IN_THREADS,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass of `reference` pairs over all clips, the same at every call: for loss, accuracy and F1.
@@ -164,13 +153,14 @@ def evaluation_pairs(
     on those of unusable clips (counted in `skipped`); these rows hold zeros.
 
     Raises:
-      UserError: after the pass, when every clip of this process was unusable.
+      UserError: an argument out of range; after the pass: every clip of this process was unusable.
     """
-    rows = shard.rows(batch_size)
-    pairing = Pairing("reference", window_frames)
-    draw = _EvaluationDraw(source, pairing, seed, batch_size, shard, pairs_per_clip)
-    num_batches = -(-len(source) * pairs_per_clip // batch_size)
-    batches = iter(_batches(grain.MapDataset.range(num_batches * rows).map(draw), rows, loading))
+    draw = EvaluationDraw(source, Pairing("reference", window_frames), seed, batch_size, shard, pairs_per_clip)
+    return _evaluation_pass(draw, loading)
+
+
+def _evaluation_pass(draw: EvaluationDraw, loading: Loading) -> Iterator[dict[str, np.ndarray]]:
+    batches = iter(_batches(draw, 0, -(-draw.total // draw.batch_size), loading))
     valid = skipped = 0
     try:
         for batch in batches:
@@ -180,15 +170,17 @@ def evaluation_pairs(
     finally:
         batches.close()
     if skipped and not valid:
-        raise UserError(f"none of the {skipped} clips for evaluation can be read; see the warnings above")
+        raise UserError(f"none of the {skipped} evaluation pairs could be drawn; see the warnings above")
 
 
-def _batches(draws: grain.MapDataset, rows: int, loading: Loading) -> grain.IterDataset:
-    batches = draws.batch(rows, drop_remainder=True).to_iter_dataset(
-        grain.ReadOptions(num_threads=loading.threads, prefetch_buffer_size=loading.prefetch)
-    )
+def _batches(draw, first: int, end: int, loading: Loading) -> grain.IterDataset:
+    """Batches number `first` to `end` - 1 of this process."""
+    rows = grain.MapDataset.range(first * draw.rows, end * draw.rows).map(draw)
+    reading = grain.ReadOptions(num_threads=loading.threads, prefetch_buffer_size=loading.prefetch)
+    batches = rows.batch(draw.rows, drop_remainder=True).to_iter_dataset(reading)
     if loading.workers == 0:
         return batches
+    _check_shared_memory(draw, loading)
     if not flags.FLAGS.is_parsed():  # outside absl's app.run: grain reads its own flags to start workers
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=loading.prefetch)
@@ -200,73 +192,15 @@ def _to_own_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in batch.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Draw:
-    source: Any
-    pairing: Pairing
-    seed: int
-    batch_size: int
-    shard: Shard
-
-    def __post_init__(self):
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; expected 0 or more")
-        if len(self.source) == 0:
-            raise UserError("the data set has no clips to draw from")
-
-    def _global_number(self, local: int) -> int:
-        rows = self.shard.rows(self.batch_size)
-        batch, row = divmod(int(local), rows)
-        return batch * self.batch_size + self.shard.index * rows + row
-
-
-class _TrainingDraw(_Draw):
-    """Local row number → example, from a random clip."""
-
-    def __call__(self, local: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng([self.seed, self._global_number(local)])
-        for skipped in range(MAX_SKIPS):
-            clip = self.source[int(rng.integers(len(self.source)))]
-            try:
-                frames, audio, labels = self.pairing.draw(rng, clip)
-            except UnusableClip as error:
-                last = error
-                _report_once(error)
-                continue
-            return _example(frames, audio, labels, skipped)
-        raise UserError(f"{MAX_SKIPS} unusable clips in a row, the last one {last}; check the data set")
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvaluationDraw(_Draw):
-    """Local row number → example, from the clip whose turn it is."""
-
-    pairs_per_clip: int
-
-    def __call__(self, local: int) -> dict[str, np.ndarray]:
-        number = self._global_number(local)
-        skipped = 0
-        if number < len(self.source) * self.pairs_per_clip:
-            # The spawn key keeps these draws apart from the training draws of the same seed and number.
-            rng = np.random.default_rng(np.random.SeedSequence([self.seed, number], spawn_key=(1,)))
-            try:
-                drawn = self.pairing.draw(rng, self.source[number // self.pairs_per_clip])
-                return _example(*drawn, skipped) | {"valid": np.bool_(True)}
-            except UnusableClip as error:
-                _report_once(error)
-                skipped = 1
-        window = self.pairing.window_frames
-        frames = np.zeros((1, window, FACE_SIZE // 2, FACE_SIZE, 3), np.uint8)
-        audio = np.zeros((1, window * SAMPLES_PER_FRAME), np.int16)
-        labels = np.zeros((1, 1), np.float32)
-        return _example(frames, audio, labels, skipped) | {"valid": np.bool_(False)}
-
-
-def _example(frames, audio, labels, skipped: int) -> dict[str, np.ndarray]:
-    return {"frames": frames, "audio": audio, "labels": labels, "skipped": np.int32(skipped)}
-
-
-def _report_once(error: UnusableClip) -> None:
-    if error.name not in _reported:
-        _reported.add(error.name)
-        logging.warning("skipped %s", error)
+def _check_shared_memory(draw, loading: Loading) -> None:
+    """Without enough of it workers die of a bus error that names no cause; containers often have 64 MB."""
+    if not os.path.isdir(_SHARED_MEMORY):
+        return
+    frame_bytes = FACE_SIZE // 2 * FACE_SIZE * 3 + SAMPLES_PER_FRAME * 2
+    batch_bytes = draw.rows * draw.pairing.windows_per_example * draw.pairing.window_frames * frame_bytes
+    # In flight per worker: one queue in the worker, one buffer here, one batch at either end.
+    needed = loading.workers * (2 * loading.prefetch + 2) * batch_bytes
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+        problem = f"{loading.workers} data workers need about {needed >> 20} MiB of {_SHARED_MEMORY}"
+        raise UserError(f"{problem}, {free >> 20} MiB are free; use fewer workers, or docker run --shm-size")

@@ -43,6 +43,11 @@ class Pairing:
                 raise UserError(f"pairing {field} is {getattr(self, field)}; expected 1 or more")
 
     @property
+    def windows_per_example(self) -> int:
+        """G: 1 for reference pairs."""
+        return self.windows if self.kind == "grid" else 1
+
+    @property
     def min_frames(self) -> int:
         """The shortest clip, in frames, from which an example can be drawn."""
         if self.kind == "reference":
