@@ -155,6 +155,7 @@ def face_texture(face: Face, extent: tuple[float, float, float, float], density:
 
     lean = np.float32(1.1)
     normal_x = lean * np.clip(x / reach, -1, 1) ** 3 + 0.25 * nose * tip * np.clip(x / 6, -1, 1)
+    normal_x = normal_x * np.clip((120 - y) / 20, 0, 1)  # the head is round, the shoulders less so
     normal_y = 0.35 * np.clip((y - 50) / 45, -1, 1) ** 3 + 0.3 * _bump(x / 14, (y - 86) / 4)
     albedo = np.dstack([np.clip(colour, 0, 1) * coverage[..., None], coverage]).astype(np.float32)
     return Texture(left, top, density, albedo, normal_x.astype(np.float32), normal_y.astype(np.float32))
@@ -195,10 +196,11 @@ def _smooth_noise(rng, x, y, scales) -> np.ndarray:
     """Value noise of unit order, summed over octaves; the same field at any texel density."""
     total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for scale in scales:
-        lattice = rng.standard_normal((512, 512), dtype=np.float32)
-        column, row = (x / scale + 255) % 511, (y / scale + 255) % 511
-        c, r = column.astype(np.int32), row.astype(np.int32)
+        lattice = rng.standard_normal((128, 128), dtype=np.float32)  # repeats every 127 cells
+        column, row = x / scale, y / scale
+        c, r = np.floor(column).astype(np.int32), np.floor(row).astype(np.int32)
         fc, fr = column - c, row - r
+        c, r = c % 127, r % 127
         columns = lattice[:, c] * (1 - fc) + lattice[:, c + 1] * fc
         total += columns[r[:, 0]] * (1 - fr) + columns[r[:, 0] + 1] * fr
     return total / np.float32(len(scales) ** 0.5)
