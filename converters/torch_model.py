@@ -16,9 +16,9 @@ TEACHER_WIDTHS = (32, 64, 128, 256, 512)
 STUDENT_WIDTHS = (16, 32, 64, 128, 200)
 
 # (input, output, kernel, stride, padding, residual): input and output are indices into the widths, -1 the
-# network's own input. Video axes are (H, W, T), audio axes (mel, time).
+# network's own input. Video axes are (H, W, T), audio axes (mel, time). Two strides are set by name.
 VIDEO_BLOCKS = (
-    (-1, 0, 7, 1, 3, False),
+    (-1, 0, 7, "stem", 3, False),
     (0, 1, 5, (1, 2, 1), (1, 1, 2), False),
     *[(1, 1, 3, 1, 1, True)] * 2,
     (1, 2, 3, (2, 2, 1), 1, False),
@@ -27,7 +27,7 @@ VIDEO_BLOCKS = (
     *[(3, 3, 3, 1, 1, True)] * 2,
     (3, 4, 3, (2, 2, 1), 1, False),
     *[(4, 4, 3, 1, 1, True)] * 2,
-    (4, 4, 3, (2, 2, 1), 1, False),
+    (4, 4, 3, "last", 1, False),
     (4, 4, 3, 1, (0, 0, 1), False),
     (4, 4, 1, 1, 0, False),
 )
@@ -110,11 +110,11 @@ class CrossAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, queries: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (  # each (batch, heads, time, depth)
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+            for x, weight, bias in zip((queries, source, source), weights, biases, strict=True)
         )
         scale = q.shape[-1] ** -0.5
         q_len, k_len = q.shape[2], k.shape[2]
@@ -135,9 +135,9 @@ class EncoderLayer(nn.Module):
         self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.relu_dropout, self.residual_dropout = relu_dropout, residual_dropout
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         norm = self.layer_norms[0]
-        y, attention_logits, value_logits = self.self_attn(norm(x), norm(key), norm(value))
+        y, attention_logits, value_logits = self.self_attn(norm(x), norm(source))
         x = x + F.dropout(y, self.residual_dropout, self.training)
         y = F.dropout(F.relu(self.fc1(self.layer_norms[1](x))), self.relu_dropout, self.training)
         x = x + F.dropout(self.fc2(y), self.residual_dropout, self.training)
@@ -161,12 +161,11 @@ class CrossModalEncoder(nn.Module):
         x = math.sqrt(x.shape[-1]) * x + self.embed_positions(x)
         return F.dropout(x, self.embedding_dropout, self.training)
 
-    def forward(self, query: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self._embed(query)
-        key, value = self._embed(source), self._embed(source)  # two dropout draws
+    def forward(self, queries: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, source = self._embed(queries), self._embed(source)
         attention_logits, value_logits = [], []
         for layer in self.layers:
-            x, attention, values = layer(x, key, value)
+            x, attention, values = layer(x, source)
             attention_logits.append(attention)
             value_logits.append(values)
         return self.layer_norm(x), torch.stack(attention_logits), torch.stack(value_logits)
@@ -175,7 +174,8 @@ class CrossModalEncoder(nn.Module):
 class TorchSyncModel(nn.Module):
     """Teacher (`TEACHER_WIDTHS`) or student (`STUDENT_WIDTHS`); random weights until a state dict is loaded.
 
-    `pixels` is the convention its weights expect: "rgb255", "rgb01" or "bgr01".
+    `pixels` is the convention its weights expect: "rgb255", "rgb01" or "bgr01". The strides, (height, width),
+    are those of the first and of the last down-sampling video convolution.
     """
 
     def __init__(
@@ -184,6 +184,8 @@ class TorchSyncModel(nn.Module):
         pixels: str,
         num_heads: int = 8,
         num_layers: int = 4,
+        stem_stride: tuple[int, int] = (1, 1),
+        last_stride: tuple[int, int] = (2, 2),
         embedding_dropout: float = 0.25,
         relu_dropout: float = 0.1,
         residual_dropout: float = 0.1,
@@ -194,7 +196,9 @@ class TorchSyncModel(nn.Module):
         self.pixels = pixels
         width = widths[-1]
         encoder = (width, num_heads, num_layers, embedding_dropout, relu_dropout, residual_dropout)
-        self.vid_prenet = _prenet(nn.Conv3d, nn.BatchNorm3d, VIDEO_BLOCKS, 3, widths)
+        strides = {"stem": (*stem_stride, 1), "last": (*last_stride, 1)}
+        video_blocks = [(i, o, k, strides.get(s, s), *rest) for i, o, k, s, *rest in VIDEO_BLOCKS]
+        self.vid_prenet = _prenet(nn.Conv3d, nn.BatchNorm3d, video_blocks, 3, widths)
         self.aud_prenet = _prenet(nn.Conv2d, nn.BatchNorm2d, AUDIO_BLOCKS, 1, widths)
         self.av_transformer = CrossModalEncoder(*encoder)
         self.va_transformer = CrossModalEncoder(*encoder)

@@ -1,0 +1,73 @@
+"""Writes a checkpoint directory as a .pth file of the released form, for the public PyTorch code.
+
+    python -m converters.flax_to_torch --checkpoint=DIR --output=X.pth
+
+The file holds {"state_dict", "aw_loss" (if the run learned loss weights), "global_step"}.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from converters import command
+from converters.key_table import to_torch
+from converters.torch_file import write_checkpoint
+from mtd_jax.checkpoint import load_description, load_loss_weights, load_model, model_arrays
+from mtd_jax.errors import UserError
+from mtd_jax.model import ModelConfig
+
+_FLAGS = flags.FlagValues()
+flags.DEFINE_string("checkpoint", None, "the checkpoint directory", _FLAGS, required=True)
+flags.DEFINE_string("output", None, "the .pth file to write; must not exist", _FLAGS, required=True)
+
+# What the public code fixes; pixels, dropouts and window length do not change what the weights mean to it.
+_ARCHITECTURE = (
+    "widths",
+    "num_heads",
+    "num_layers",
+    "stem_stride",
+    "last_stride",
+    "zero_tokens_lose_position",
+)
+
+
+def convert(checkpoint, output):
+    """Converts the directory `checkpoint` into the file `output`, which appears whole or not at all.
+
+    Raises:
+      UserError: if there is no usable checkpoint, or `output` exists or cannot be written.
+    """
+    output = Path(output)
+    if os.path.lexists(output):
+        raise UserError(f"{output} exists already; name a new file or remove it")
+    model = load_model(checkpoint)
+    arrays = {name: np.asarray(array) for name, array in model_arrays(model).items()}
+    loss_weights = load_loss_weights(checkpoint)
+    step = load_description(checkpoint)["step"]
+    write_checkpoint(output, to_torch(model.config, arrays, str(checkpoint)), loss_weights, step)
+    weights = "with" if loss_weights is not None else "without"
+    print(
+        f"wrote {output}: {_kind(model.config)}, pixels {model.config.pixels}, step {step}, "
+        f"{weights} learned loss weights"
+    )
+
+
+def _kind(config: ModelConfig) -> str:
+    def architecture(c):
+        return [getattr(c, name) for name in _ARCHITECTURE]
+
+    for name, released in (
+        ("vocalist", ModelConfig.vocalist()),
+        ("mtd_vocalist", ModelConfig.mtd_vocalist()),
+    ):
+        if architecture(config) == architecture(released):
+            return name
+    return "no released architecture (converters.torch_model loads it, the public code does not)"
+
+
+main = command.main_function(lambda: convert(_FLAGS.checkpoint, _FLAGS.output), _FLAGS, __doc__)
+
+if __name__ == "__main__":
+    command.run(main)
