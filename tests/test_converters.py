@@ -79,9 +79,8 @@ def test_round_trip_in_memory(which, seed):
     assert_same_entries(to_torch(CONFIGS[which], arrays, "test"), weights)
 
 
-@pytest.mark.parametrize("num_layers, window_frames", [(1, 5), (3, 10)])
-def test_other_widths_depths_and_strides(num_layers, window_frames):
-    config = ModelConfig.tiny(num_layers=num_layers, window_frames=window_frames, pixels="bgr01")
+def test_other_widths_depths_and_strides():
+    config = ModelConfig.tiny(num_layers=3, window_frames=10, pixels="bgr01")
     weights = recipe_weights({name: array.shape for name, array in torch_shapes(config).items()}, seed=5)
     arrays = to_flax(config, weights, "test")
     assert_same_entries(to_torch(config, arrays, "test"), weights)
