@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mtd_jax.checkpoint import abstract_arrays, check_cover
+from mtd_jax.arrays import abstract_arrays, check_cover
 from mtd_jax.model import ModelConfig
 
 SAME = (0,)

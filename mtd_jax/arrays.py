@@ -5,8 +5,12 @@ Training, scoring, checkpoints and converters all handle weights as {"video_pren
 """
 
 import functools
+import math
+import zlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from mtd_jax.errors import UserError
@@ -16,6 +20,27 @@ from mtd_jax.model import ModelConfig, SyncModel
 def model_arrays(model: SyncModel) -> dict[str, jax.Array]:
     """Parameters and BatchNorm statistics by name; nothing else is in a model."""
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model))}
+
+
+def create_model(config: ModelConfig, seed: int) -> SyncModel:
+    """A freshly initialised model: He-normal convolutions, Xavier-uniform dense kernels, zero biases.
+
+    Drawn by NumPy, each entry from (its name, seed): the same on every backend, and nothing to compile.
+    """
+    specs = abstract_arrays(config)
+    return bind(config, {name: jnp.asarray(_initial(name, spec.shape, seed)) for name, spec in specs.items()})
+
+
+def _initial(name, shape, seed):
+    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
+    if name.endswith(("/scale", "/var")):
+        return np.ones(shape, np.float32)
+    if len(shape) == 1:
+        return np.zeros(shape, np.float32)
+    if len(shape) == 2:
+        limit = math.sqrt(6 / sum(shape))
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+    return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1])))
 
 
 def split_statistics(arrays: dict) -> tuple[dict, dict]:
@@ -58,7 +83,7 @@ def check_cover(expected: dict, found: dict, source: str):
 @functools.lru_cache(maxsize=16)
 def _skeleton(config):
     """The structure of a model without its numbers: graph definition and [(path, abstract variable)]."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: SyncModel(config, nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: SyncModel(config)))
     return graphdef, nnx.to_flat_state(state)
 
 

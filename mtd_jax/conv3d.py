@@ -66,6 +66,4 @@ def _conv_taps(x, kernel, stride_hw, padding_hwt, precision):
 
 def _conv2d(x, kernel, stride, padding, precision) -> jax.Array:
     pairs = [(p, p) for p in padding]
-    return lax.conv_general_dilated(
-        x, kernel, stride, pairs, dimension_numbers=_DIMENSIONS, precision=precision
-    )
+    return lax.conv_general_dilated(x, kernel, stride, pairs, dimension_numbers=_DIMENSIONS, precision=precision)

@@ -50,16 +50,16 @@ class BatchNorm(nnx.Module):
 class Conv(nnx.Module):
     """Weights of a convolution: kernel (k_height, k_width[, k_time], in, out) and bias (out,)."""
 
-    def __init__(self, shape: tuple[int, ...], rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))
+    def __init__(self, shape: tuple[int, ...]):
+        self.kernel = nnx.Param(jnp.zeros(shape))
         self.bias = nnx.Param(jnp.zeros(shape[-1]))
 
 
 class ConvBlock(nnx.Module):
     """Convolution → BatchNorm → (+ input) → ReLU, in 2-D (audio) or 3-D (video; stride 1 over time)."""
 
-    def __init__(self, channels, kernel, stride, padding, residual, compute_dtype, rngs):
-        self.conv = Conv((*kernel, *channels), rngs)
+    def __init__(self, channels, kernel, stride, padding, residual, compute_dtype):
+        self.conv = Conv((*kernel, *channels))
         self.norm = BatchNorm(channels[1])
         self.stride, self.padding, self.residual = stride, padding, residual
         self.compute_dtype = compute_dtype
@@ -94,7 +94,7 @@ class Prenet(nnx.Module):
         return x
 
 
-def video_prenet(config, rngs: nnx.Rngs) -> Prenet:
+def video_prenet(config) -> Prenet:
     """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width): SPEC 2, 17 blocks."""
     w0, w1, w2, w3, w4 = config.widths
     half, last = (2, 2), config.last_stride
@@ -113,10 +113,10 @@ def video_prenet(config, rngs: nnx.Rngs) -> Prenet:
         ((w4, w4), (3, 3, 3), same, (0, 0, 1), not residual),
         ((w4, w4), (1, 1, 1), same, (0, 0, 0), not residual),
     ]
-    return Prenet([ConvBlock(*row, config.compute_dtype, rngs) for row in table])
+    return Prenet([ConvBlock(*row, config.compute_dtype) for row in table])
 
 
-def audio_prenet(config, rngs: nnx.Rngs) -> Prenet:
+def audio_prenet(config) -> Prenet:
     """(batch, 80 mel, S, 1) → (batch, 1, S, width): SPEC 2, 14 blocks."""
     w0, w1, w2, w3, w4 = config.widths
     residual, same, third = True, (1, 1), (3, 1)
@@ -126,7 +126,7 @@ def audio_prenet(config, rngs: nnx.Rngs) -> Prenet:
         table.extend([((wider, wider), (3, 3), same, (1, 1), residual)] * 2)
     table.append(((w3, w4), (3, 3), same, (0, 1), not residual))
     table.append(((w4, w4), (1, 1), same, (0, 0), not residual))
-    return Prenet([ConvBlock(*row, config.compute_dtype, rngs) for row in table])
+    return Prenet([ConvBlock(*row, config.compute_dtype) for row in table])
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
@@ -146,10 +146,10 @@ def attention_mask(queries: int, keys: int) -> np.ndarray:
 class CrossAttention(nnx.Module):
     """Multi-head attention with a packed in-projection; also returns the two relations that MTD distils."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config):
         width = config.width
-        self.in_proj = linear(config, width, 3 * width, rngs)  # query | key | value
-        self.out_proj = linear(config, width, width, rngs)
+        self.in_proj = linear(config, width, 3 * width)  # query | key | value
+        self.out_proj = linear(config, width, width)
         self.dropout = nnx.Dropout(config.attention_dropout)
         self.num_heads = config.num_heads
         self.precision = _precision(config.compute_dtype)
@@ -184,13 +184,13 @@ class CrossAttention(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Pre-LN layer whose keys and values are the encoder's input source, normalised by the query's own LayerNorm."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
+    def __init__(self, config):
         width = config.width
-        self.attention_norm = _layer_norm(config, rngs)
-        self.attention = CrossAttention(config, rngs)
-        self.feedforward_norm = _layer_norm(config, rngs)
-        self.fc1 = linear(config, width, 4 * width, rngs)
-        self.fc2 = linear(config, 4 * width, width, rngs)
+        self.attention_norm = _layer_norm(config)
+        self.attention = CrossAttention(config)
+        self.feedforward_norm = _layer_norm(config)
+        self.fc1 = linear(config, width, 4 * width)
+        self.fc2 = linear(config, 4 * width, width)
         self.relu_dropout = nnx.Dropout(config.relu_dropout)
         self.residual_dropout = nnx.Dropout(config.residual_dropout)
 
@@ -208,9 +208,9 @@ class EncoderLayer(nnx.Module):
 class CrossModalEncoder(nnx.Module):
     """A stack of layers in which one modality (the query) reads the other (the source)."""
 
-    def __init__(self, config, rngs: nnx.Rngs):
-        self.layers = nnx.List([EncoderLayer(config, rngs) for _ in range(config.num_layers)])
-        self.final_norm = _layer_norm(config, rngs)
+    def __init__(self, config):
+        self.layers = nnx.List([EncoderLayer(config) for _ in range(config.num_layers)])
+        self.final_norm = _layer_norm(config)
         self.embedding_dropout = nnx.Dropout(config.embedding_dropout)
         self.skip_zero_tokens = config.zero_tokens_lose_position
 
@@ -237,20 +237,20 @@ class CrossModalEncoder(nnx.Module):
         return self.embedding_dropout(embedded, deterministic=not train, rngs=rngs)
 
 
-def linear(config, width_in: int, width_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(config, width_in: int, width_out: int) -> nnx.Linear:
     """A dense layer that computes in the model's dtype."""
     return nnx.Linear(
         width_in,
         width_out,
-        kernel_init=nnx.initializers.xavier_uniform(),
+        kernel_init=nnx.initializers.zeros,
         dtype=config.compute_dtype,
         param_dtype=jnp.float32,
         precision=_precision(config.compute_dtype),
-        rngs=rngs,
+        rngs=nnx.Rngs(0),  # draws nothing: see `arrays.create_model`
     )
 
 
-def _layer_norm(config, rngs):
+def _layer_norm(config):
     return nnx.LayerNorm(
-        config.width, epsilon=_EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=rngs
+        config.width, epsilon=_EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
     )

@@ -51,7 +51,7 @@ def relation_kl(teacher_logits, student_logits, temperature=1.0, clamp=False):
         teacher_logits = jnp.maximum(teacher_logits, CLAMP_FLOOR)
         student_logits = jnp.maximum(student_logits, CLAMP_FLOOR)
     visible = jnp.isfinite(student_logits) & jnp.isfinite(teacher_logits)
-    # −inf would turn into 0·(−inf) below, and into NaN in the gradient; a large negative number has weight exactly 0.
+    # −inf would become 0·(−inf) below and NaN in the gradient; the weight of −1e30 is exactly 0.
     teacher = jax.nn.log_softmax(jnp.where(visible, teacher_logits, -1e30) / temperature)
     student = jax.nn.log_softmax(jnp.where(visible, student_logits, -1e30) / temperature)
     terms = jnp.where(visible, jnp.exp(teacher) * (teacher - student), 0.0)
@@ -149,7 +149,7 @@ def minilm(student_features, teacher_features, temperature=1.0):
 
 
 def kd(student_logits, teacher_logits, temperature=5.0):
-    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)) over the batch, divided by its size (after Hinton et al. 2015).
+    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)) over the batch, divided by its size (Hinton et al. 2015).
 
     Args: both logits (batch,). The model has one logit, so the reference takes the batch for the classes.
     """

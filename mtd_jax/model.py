@@ -1,6 +1,7 @@
 """VocaLiST (teacher) and MTDVocaLiST (student): one network, `SyncModel`, from one frozen `ModelConfig`.
 
-VocaLiST: Kadandale et al., Interspeech 2022, arXiv 2204.02090. MTDVocaLiST: Chen et al., ICASSP 2024, arXiv 2210.15563.
+VocaLiST: Kadandale et al., Interspeech 2022, arXiv 2204.02090.
+MTDVocaLiST: Chen et al., ICASSP 2024, arXiv 2210.15563.
 """
 
 import dataclasses
@@ -55,7 +56,8 @@ class ModelConfig:
             raise UserError(f"model.widths: expected five positive integers, got {self.widths}")
         if self.width % 2 or self.width % self.num_heads or self.width < 4:
             raise UserError(
-                f"model.widths: the last one must be even and a multiple of num_heads={self.num_heads}, got {self.width}"
+                f"model.widths: expected the last to be even and a multiple of num_heads={self.num_heads}, "
+                f"got {self.width}"
             )
         if self.pixels not in PIXELS:
             raise UserError(f"model.pixels: expected one of {', '.join(PIXELS)}, got {self.pixels!r}")
@@ -123,15 +125,15 @@ def scale_pixels(frames, pixels: str):
 class SyncModel(nnx.Module):
     """Scores whether a window of mouth frames and a window of sound belong together."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig):
         self.config = config
-        self.video_prenet = video_prenet(config, rngs)
-        self.audio_prenet = audio_prenet(config, rngs)
-        self.av_encoder = CrossModalEncoder(config, rngs)
-        self.va_encoder = CrossModalEncoder(config, rngs)
-        self.fusion_encoder = CrossModalEncoder(config, rngs)
-        self.head = linear(config, config.width, config.width, rngs)
-        self.classifier = linear(config, config.width, 1, rngs)
+        self.video_prenet = video_prenet(config)
+        self.audio_prenet = audio_prenet(config)
+        self.av_encoder = CrossModalEncoder(config)
+        self.va_encoder = CrossModalEncoder(config)
+        self.fusion_encoder = CrossModalEncoder(config)
+        self.head = linear(config, config.width, config.width)
+        self.classifier = linear(config, config.width, 1)
 
     def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
         """Scores pairs of windows.
@@ -185,11 +187,6 @@ class SyncModel(nnx.Module):
             value_logits={name: r[1] for name, r in relations.items()},
         )
         return logits, features
-
-
-def create_model(config: ModelConfig, seed: int) -> SyncModel:
-    """A freshly initialised model; jitted as a whole, which is ten times faster than op by op."""
-    return nnx.jit(lambda: SyncModel(config, nnx.Rngs(seed)))()
 
 
 def count_parameters(model: SyncModel) -> int:
