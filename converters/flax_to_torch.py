@@ -14,7 +14,8 @@ from absl import flags
 from converters import command
 from converters.key_table import to_torch
 from converters.torch_file import write_checkpoint
-from mtd_jax.checkpoint import load_description, load_loss_weights, load_model, model_arrays
+from mtd_jax.arrays import model_arrays
+from mtd_jax.checkpoint import load_description, load_loss_weights, load_model
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig
 

@@ -31,15 +31,17 @@ def log_mel(waveform):
     """
     samples = waveform.shape[-1]
     if samples <= N_FFT // 2:
-        raise ValueError(
-            f"waveform: expected more than {N_FFT // 2} samples, got {samples}; use at least one frame (640)"
-        )
-    if waveform.dtype == jnp.int16:
-        waveform = waveform.astype(jnp.float32) / 32768
-    steps = 1 + samples // HOP
+        raise ValueError(f"waveform: expected more than {N_FFT // 2} samples, got {samples}; one frame has 640")
     border = [(0, 0)] * (waveform.ndim - 1) + [(N_FFT // 2, N_FFT // 2)]
-    padded = jnp.pad(waveform.astype(jnp.float32), border, mode="reflect")
-    hops = padded[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*waveform.shape[:-1], -1, HOP)
+    return log_mel_of_padded(jnp.pad(waveform, border, mode="reflect"))
+
+
+def log_mel_of_padded(padded):
+    """`log_mel` of a waveform that has its 400 samples of border already: (…, samples + 800)."""
+    if padded.dtype == jnp.int16:
+        padded = padded.astype(jnp.float32) / 32768
+    steps = 1 + (padded.shape[-1] - N_FFT) // HOP
+    hops = padded.astype(jnp.float32)[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
     chunks = jnp.concatenate([hops[..., k : k + steps, :] for k in range(N_FFT // HOP)], axis=-1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic Hann
     magnitude = jnp.abs(jnp.fft.rfft(chunks * window.astype(np.float32)))

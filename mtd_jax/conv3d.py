@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Wider than this, the zeros of the block-Toeplitz kernel cost more than its better shape gains (2 CPU cores, T = 5).
+# Wider than this, the zeros of a block-Toeplitz kernel cost more than its better shape gains (2 CPU cores, T = 5).
 _TOEPLITZ_MAX_CHANNELS = 320
 
 

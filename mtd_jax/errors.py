@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A mistake in flags, configuration or files. The message says what was expected, what came, and what to do."""
+    """A mistake in flags, configuration or files: what was expected, what came, and what to do."""

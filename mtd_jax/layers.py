@@ -158,7 +158,7 @@ class CrossAttention(nnx.Module):
         """Args: queries (batch, q, width), source (batch, k, width).
 
         Returns: (batch, q, width); attention logits (batch, heads, q, k), after scaling and mask, before the
-        softmax; value logits (batch, heads, k, k) = V·Vᵀ·head_dim^-½ (MiniLM, Wang et al. 2020). Logits are float32.
+        softmax; value logits (batch, heads, k, k) = V·Vᵀ·head_dim^-½ (Wang et al. 2020). Logits are float32.
         """
         width = queries.shape[-1]
         kernel, bias = self.in_proj.kernel[...].astype(queries.dtype), self.in_proj.bias[...].astype(queries.dtype)
@@ -182,7 +182,7 @@ class CrossAttention(nnx.Module):
 
 
 class EncoderLayer(nnx.Module):
-    """Pre-LN layer whose keys and values are the encoder's input source, normalised by the query's own LayerNorm."""
+    """Pre-LN layer; keys and values are the encoder's input source, normalised by the LayerNorm of the queries."""
 
     def __init__(self, config):
         width = config.width

@@ -1,7 +1,7 @@
 """Training losses as pure functions: nothing here holds state, reads a config or knows about sharding.
 
-A distillation loss takes what the student and the frozen teacher computed on the same batch. Anything learned with it
-(uncertainty weights, FitNet's maps) is an argument. Every function returns float32 scalars.
+A distillation loss takes what the student and the frozen teacher computed on the same batch. Anything learned
+with it (uncertainty weights, FitNet's maps) is an argument. Every function returns float32 scalars.
 """
 
 import jax

@@ -1,0 +1,186 @@
+"""Scores of a clip: every window of frames against the sound at every shift, and what follows from them.
+
+Each window is encoded once; only the transformers run on the pairs. All device work is in jitted chunks of fixed
+size, so clips of any length compile nothing new. Evaluation and inference share this module.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtd_jax.arrays import bind, model_arrays
+from mtd_jax.audio import HOP, N_FFT, NUM_MEL, SAMPLE_RATE, log_mel_of_padded
+from mtd_jax.model import FRAME_SHAPE, SyncModel
+
+MAX_SHIFT = 15
+OUT_OF_CLIP = -1000.0
+_SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+_WINDOWS = 40  # encoded per call; a multiple of 5, so that a chunk starts on a whole mel column
+_PAIR_WINDOWS = 10  # windows compared with all their shifts per call
+
+
+def mel_steps(window_frames: int) -> int:
+    """S = 3.2·T, rounded down: the mel columns of a window."""
+    return window_frames * _SAMPLES_PER_FRAME // HOP
+
+
+def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True):
+    """Scores window i of the frames against audio windows i − max_shift … i + max_shift (SPEC 5).
+
+    Args:
+      frames: uint8 (N + T, 48, 96, 3) RGB at 25 fps, T = model.config.window_frames.
+      waveform: (samples,) at 16 kHz, int16 or float in [−1, 1). If it covers fewer frames, N shrinks.
+      max_shift: in frames.
+      reference_edges: quirk of the published protocol, which its numbers contain: rows i < max_shift are masked on
+        the left only, so in clips of fewer than 2·max_shift windows their entries beyond the clip's end hold the
+        score of an all-zero mel. With False every entry outside the clip is −1000.
+
+    Returns:
+      float32 (N, 2·max_shift + 1) logits. Column c is audio shifted by c − max_shift frames.
+
+    Raises:
+      ValueError: if the clip is shorter than T + 1 frames, or the frames have another shape or dtype.
+    """
+    window = model.config.window_frames
+    if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
+        raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
+    usable = min(len(frames), len(waveform) // _SAMPLES_PER_FRAME)
+    count = usable - window
+    if count < 1:
+        raise ValueError(f"clip: expected at least {window + 1} frames with sound, got {usable}")
+    tokens = encode_clip(model, np.asarray(frames), np.asarray(waveform), count)
+    scores = _score_pairs(model, tokens, max_shift)
+    shift = np.arange(-max_shift, max_shift + 1)
+    audio_window = np.arange(count)[:, None] + shift
+    outside = (audio_window < 0) | (audio_window >= count)
+    if reference_edges:
+        outside[:max_shift] = audio_window[:max_shift] < 0
+    return np.where(outside, np.float32(OUT_OF_CLIP), scores)
+
+
+class ClipTokens(NamedTuple):
+    """Prenet outputs of a clip: video (N, T, width), audio (N, S, width), zero (S, width) of an all-zero mel."""
+
+    video: np.ndarray
+    audio: np.ndarray
+    zero: np.ndarray
+
+
+def encode_clip(model: SyncModel, frames, waveform, count: int) -> ClipTokens:
+    """Encodes the first `count` windows of frames and of sound, each once."""
+    config, arrays = model.config, model_arrays(model)
+    window = config.window_frames
+    steps = mel_steps(window)
+    # Chunks cover whole groups of _WINDOWS; what lies beyond the clip is computed and dropped.
+    chunks = range(0, count, _WINDOWS)
+    columns = mel_steps(_WINDOWS) + steps
+    padded = np.pad(waveform, N_FFT // 2, mode="reflect")
+    need = mel_steps(chunks[-1]) * HOP + (columns - 1) * HOP + N_FFT
+    padded = np.pad(padded, (0, max(0, need - len(padded))))
+    frames = np.concatenate([frames[: count + window], np.zeros((_WINDOWS, *FRAME_SHAPE), np.uint8)])
+    video, audio = [], []
+    for start in chunks:
+        first = mel_steps(start) * HOP
+        samples = padded[first : first + (columns - 1) * HOP + N_FFT]
+        v, a = _encode_chunk(config, arrays, frames[start : start + _WINDOWS + window - 1], samples)
+        video.append(np.asarray(v))
+        audio.append(np.asarray(a))
+    zero = np.asarray(_encode_zero_mel(config, arrays))
+    return ClipTokens(np.concatenate(video)[:count], np.concatenate(audio)[:count], zero)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_chunk(config, arrays, frames, samples):
+    """frames (_WINDOWS + T − 1, 48, 96, 3), padded samples → video and audio tokens of _WINDOWS windows."""
+    model = bind(config, arrays)
+    window = config.window_frames
+    video_windows = frames[np.arange(_WINDOWS)[:, None] + np.arange(window)]
+    mel = log_mel_of_padded(samples)
+    first = np.array(
+        [mel_steps(i) for i in range(_WINDOWS)]
+    )  # int(3.2·i), as the published code cuts the clip's mel
+    mel_windows = mel[first[:, None] + np.arange(mel_steps(window))]
+    return model.encode_video(video_windows), model.encode_audio(mel_windows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_zero_mel(config, arrays):
+    return bind(config, arrays).encode_audio(jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
+
+
+def _score_pairs(model, tokens: ClipTokens, max_shift: int):
+    """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
+    config, arrays = model.config, model_arrays(model)
+    count = len(tokens.video)
+    edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
+    filler = np.broadcast_to(tokens.zero, (_PAIR_WINDOWS, *tokens.zero.shape))
+    audio = np.concatenate([edge, tokens.audio, edge, filler])
+    video = np.concatenate([tokens.video, np.zeros((_PAIR_WINDOWS, *tokens.video.shape[1:]), tokens.video.dtype)])
+    scores = [
+        _score_chunk(
+            config,
+            arrays,
+            video[start : start + _PAIR_WINDOWS],
+            audio[start : start + _PAIR_WINDOWS + 2 * max_shift],
+        )
+        for start in range(0, count, _PAIR_WINDOWS)
+    ]
+    return np.concatenate([np.asarray(s) for s in scores])[:count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_chunk(config, arrays, video_tokens, audio_tokens):
+    """video (n, T, width), audio (n + 2·max_shift, S, width) → (n, 2·max_shift + 1)."""
+    windows = len(video_tokens)
+    shifts = len(audio_tokens) - windows + 1
+    pairs = np.arange(windows)[:, None] + np.arange(shifts)
+    audio = audio_tokens[pairs.reshape(-1)]
+    video = jnp.repeat(video_tokens, shifts, axis=0)
+    logits, _ = bind(config, arrays).compare(video, audio)
+    return logits.reshape(windows, shifts)
+
+
+def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:
+    """Averages each row with its neighbours, so that a decision rests on `context` frames (SPEC 5).
+
+    Args: scores (N, shifts); context K ≥ window_frames: n = K − T + 1 rows, from i − ⌊n/2⌋ to i + ⌊(n − 1)/2⌋,
+      cut at the ends of the clip.
+
+    Returns: float64 (N, shifts).
+    """
+    rows = context - window_frames + 1
+    if rows < 1:
+        raise ValueError(f"context: expected at least the window's {window_frames} frames, got {context}")
+    count = len(scores)
+    sums = np.concatenate([np.zeros((1, scores.shape[1])), np.cumsum(scores, axis=0, dtype=np.float64)])
+    first = np.maximum(np.arange(count) - rows // 2, 0)
+    end = np.minimum(np.arange(count) + (rows - 1) // 2 + 1, count)
+    return (sums[end] - sums[first]) / (end - first)[:, None]
+
+
+def window_offsets(scores, context: int, window_frames: int = 5) -> np.ndarray:
+    """(N,) offset of each window in frames, positive = the audio is early: delay it to fix."""
+    max_shift = scores.shape[1] // 2
+    return max_shift - np.argmax(context_scores(scores, context, window_frames), axis=1)
+
+
+def context_accuracy(scores, context: int, tolerance: int = 1, window_frames: int = 5) -> float:
+    """Share of a clip's windows whose offset is within ±tolerance frames of 0; the clip is taken to be in sync.
+
+    Args: scores (N, 31) of `score_clip`; context K; tolerance in frames.
+    """
+    return float(np.mean(np.abs(window_offsets(np.asarray(scores), context, window_frames)) <= tolerance))
+
+
+def clip_offset(scores) -> int:
+    """One offset for the whole clip in frames, positive = the audio is early: the shift with the best mean score.
+
+    Only windows that see every shift inside the clip are averaged where there are any.
+    """
+    max_shift = scores.shape[1] // 2
+    inside = (scores > OUT_OF_CLIP).all(axis=1)
+    rows = scores[inside] if inside.any() else scores
+    return int(max_shift - np.argmax(rows.mean(axis=0)))
