@@ -1,0 +1,123 @@
+"""Training configuration: every field with its default, and the checks that need nothing compiled.
+
+`configs/*.py` start from `default_config` and change fields; a command line changes more of them with
+`--config.FIELD=VALUE`. A field that is not here cannot be set.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from mtd_jax.errors import UserError
+from mtd_jax.model import ENCODERS, ModelConfig
+
+LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")
+SCHEDULES = ("constant", "stepwise", "cosine")
+
+
+def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
+    """The published recipe (SPEC 4) around `model`, as plain training without a teacher."""
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "model": dataclasses.asdict(model),
+            "teacher": "",  # checkpoint directory of the frozen teacher; empty: none
+            "batch_size": 128,  # clips, over all devices
+            "epochs": 80,
+            "draws_per_epoch": 0,  # clips drawn per epoch; 0: as many as the list has
+            "data": {
+                "root": "",
+                "train_list": "pretrain",  # a name in root without .txt, or a path
+                "val_list": "val",
+                "pairing": "reference",  # "reference": one pair per window; "grid": all pairs of `windows` windows
+                "windows": 8,
+                "min_gap": 1,  # frames between the starts of two windows of a grid
+                "workers": 4,  # processes that read clips; 0: threads of this one
+            },
+            "loss": {
+                "name": "bce",  # one of LOSSES
+                "temperature": 1.0,
+                "clamp_va": True,  # quirk of the released code, see losses.relation_kl
+                "use_attention": True,  # CAD
+                "use_value": True,  # VR
+                "layers": {"fusion": (), "av": (), "va": ()},  # of mtd_layers, counted from 1
+                "layer_weight": 1.0,  # of mtd_layers
+                "balance_pairs": False,  # positives of a grid weigh as much as its negatives
+                "info_nce_weight": 0.0,  # of the InfoNCE term over rows and columns of a grid
+            },
+            "optimizer": {
+                "learning_rate": 5e-5,
+                "loss_learning_rate": 5e-5,  # of what is learned with the loss: uncertainty weights, FitNet's maps
+                "schedule": "constant",  # "stepwise": the published one; "cosine": to 0 at the end
+                "warmup_epochs": 0.0,
+                "decay_epochs": 20,  # of "stepwise"
+                "decay_rate": 0.8,  # of "stepwise"
+                "weight_decay": 0.0,
+                "clip_norm": 0.0,  # of the model's gradient; 0: not clipped
+            },
+            "mesh": {"data": -1},  # devices along the data axis; -1: all
+            "val_batch_size": 128,
+            "val_pairs_per_clip": 1,
+            "log_every": 50,  # steps
+            "checkpoint_every": 0,  # steps between the ends of epochs; 0: at their ends only
+        }
+    )
+
+
+def model_config(config) -> ModelConfig:
+    """The frozen model config of a training config."""
+    return ModelConfig(**config.model.to_dict())
+
+
+def validate(config, num_devices: int):
+    """Raises `UserError` on any field that cannot work, before anything is read or compiled."""
+    model_config(config)
+    _check(config.loss.name in LOSSES, "loss.name", f"one of {', '.join(LOSSES)}", config.loss.name)
+    _check(
+        config.optimizer.schedule in SCHEDULES,
+        "optimizer.schedule",
+        f"one of {', '.join(SCHEDULES)}",
+        config.optimizer.schedule,
+    )
+    if config.loss.name == "bce" and config.teacher:
+        raise UserError(
+            "config.teacher is set, but config.loss.name is bce, which uses none; set the loss or no teacher"
+        )
+    if config.loss.name != "bce" and not config.teacher:
+        raise UserError(
+            f"config.loss.name={config.loss.name} needs a teacher: set config.teacher to a checkpoint directory"
+        )
+    _check(bool(config.data.root), "data.root", "the folder of the clips", "nothing")
+    for name in ("batch_size", "epochs", "val_batch_size", "val_pairs_per_clip", "log_every"):
+        _check(config[name] >= 1, name, "at least 1", config[name])
+    for name in ("draws_per_epoch", "checkpoint_every"):
+        _check(config[name] >= 0, name, "0 or more", config[name])
+    for name in ("learning_rate", "loss_learning_rate"):
+        _check(config.optimizer[name] > 0, f"optimizer.{name}", "more than 0", config.optimizer[name])
+    for name in ("warmup_epochs", "weight_decay", "clip_norm"):
+        _check(config.optimizer[name] >= 0, f"optimizer.{name}", "0 or more", config.optimizer[name])
+    _check(
+        config.optimizer.decay_epochs >= 1, "optimizer.decay_epochs", "1 or more", config.optimizer.decay_epochs
+    )
+    _check(config.loss.temperature > 0, "loss.temperature", "more than 0", config.loss.temperature)
+    for encoder in ENCODERS:
+        chosen = config.loss.layers[encoder]
+        fits = all(1 <= layer <= config.model.num_layers for layer in chosen)
+        _check(fits, f"loss.layers.{encoder}", f"layers from 1 to {config.model.num_layers}", chosen)
+    if config.loss.name == "mtd_layers":
+        chosen = sum(len(config.loss.layers[encoder]) for encoder in ENCODERS)
+        _check(chosen > 0, "loss.layers", "at least one layer for mtd_layers, for example fusion=(4,)", "none")
+    if config.data.pairing == "reference":
+        _check(not config.loss.info_nce_weight, "loss.info_nce_weight", "0 with reference pairs", "more")
+        _check(not config.loss.balance_pairs, "loss.balance_pairs", "False with reference pairs", True)
+    devices = num_devices if config.mesh.data == -1 else config.mesh.data
+    _check(
+        1 <= devices <= num_devices, "mesh.data", f"-1 or 1 to {num_devices}, the devices here", config.mesh.data
+    )
+    for name in ("batch_size", "val_batch_size"):
+        _check(config[name] % devices == 0, name, f"a multiple of the {devices} devices of the mesh", config[name])
+
+
+def _check(condition, field, expected, got):
+    if not condition:
+        raise UserError(f"config.{field}: expected {expected}, got {got}")

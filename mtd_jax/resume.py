@@ -1,0 +1,102 @@
+"""Saving a training run whole, and going on from it."""
+
+import json
+import re
+
+import jax
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from mtd_jax.arrays import check_cover
+from mtd_jax.checkpoint import describe
+from mtd_jax.errors import UserError
+from mtd_jax.step import Run, TrainState
+
+# What may differ between a run and its resumption: it does not change what the steps before would have done.
+_MAY_CHANGE = (
+    "epochs",
+    "teacher",
+    "data/root",
+    "data/workers",
+    "mesh/data",
+    "val_batch_size",
+    "log_every",
+    "checkpoint_every",
+)
+
+
+def save_run(
+    manager: ocp.CheckpointManager, run: Run, state: TrainState, config, data_state: dict, metrics: dict | None
+):
+    """Hands the run to orbax, which writes it in the background; a checkpoint appears whole or not at all."""
+    step = int(state.step)
+    description = describe(run.model, step, source=f"training, loss {run.objective.name}")
+    description |= {"training": config.to_dict(), "data": data_state}
+    items = {
+        "config": ocp.args.JsonSave(json.loads(json.dumps(description))),
+        "model": ocp.args.StandardSave(_nested(state.params | state.statistics)),
+        "training": ocp.args.StandardSave(_named_leaves(state.optimizer)),
+    }
+    if state.learned:
+        items["loss"] = ocp.args.StandardSave(state.learned)
+    manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, sharding) -> tuple[TrainState, dict]:
+    """The latest state of the run and the state of its data iterator; `state` gives the structure.
+
+    Raises:
+      UserError: if the checkpoint was made with another configuration; the message names the fields.
+    """
+    step = manager.latest_step()
+    where = f"{manager.directory}/{step}"
+    description = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+    _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), where)
+    arrays = state.params | state.statistics
+    wanted = {"model": _nested(arrays), "training": _named_leaves(state.optimizer)}
+    if state.learned:
+        wanted["loss"] = state.learned
+    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
+    found = manager.item_metadata(step)
+    for item, target in targets.items():
+        expected, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, found[item].tree))
+        check_cover(expected, there, f"{where}/{item}")
+    items = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(**items))
+    model = traverse_util.flatten_dict(restored.model, sep="/")
+    leaves = list(_named_leaves(state.optimizer))
+    optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), [restored.training[n] for n in leaves])
+    restored_state = TrainState(
+        step=jax.device_put(state.step * 0 + step, sharding),
+        params={name: model[name] for name in state.params},
+        statistics={name: model[name] for name in state.statistics},
+        learned=restored.loss if state.learned else {},
+        optimizer=optimizer,
+    )
+    return restored_state, description["data"]
+
+
+def _check_same_config(before: dict, now: dict, where: str):
+    old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
+    different = [
+        f"{name.replace('/', '.')} (was {old.get(name, 'absent')}, is {new.get(name, 'absent')})"
+        for name in sorted(old.keys() | new.keys())
+        if name not in _MAY_CHANGE and old.get(name) != new.get(name)
+    ]
+    if different:
+        raise UserError(
+            f"{where} was made with another configuration: {', '.join(different)}; "
+            "use the same one to go on, or another --workdir to start afresh"
+        )
+
+
+def _nested(arrays: dict) -> dict:
+    return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def _named_leaves(tree) -> dict:
+    """{path with only letters, digits and _: leaf}, in the tree's order."""
+    return {
+        re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,128 @@
+"""One training step and one evaluation step, as pure functions of (run, state, batch)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from mtd_jax.arrays import bind, model_arrays, split_statistics
+from mtd_jax.audio import log_mel
+from mtd_jax.losses import bce
+from mtd_jax.model import ModelConfig, SyncModel
+from mtd_jax.objective import Objective
+
+F1_REFERENCE_THRESHOLD = 0.5  # the published code compares the logit, not the probability, with 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays fixed during a run: the static argument of the steps."""
+
+    model: ModelConfig
+    teacher: ModelConfig | None
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    seed: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """What a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params, statistics: {name: float32 array}, see `arrays`.
+      learned: what is learned with the loss, see `Objective.initial_learned`.
+      optimizer: optax state over {"model": params, "loss": learned}.
+    """
+
+    step: jax.Array
+    params: dict[str, jax.Array]
+    statistics: dict[str, jax.Array]
+    learned: dict[str, Any]
+    optimizer: Any
+
+
+def initial_state(run: Run, model: SyncModel) -> TrainState:
+    """The state before the first step."""
+    params, statistics = split_statistics(model_arrays(model))
+    learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
+    optimizer = run.optimizer.init({"model": params, "loss": learned})
+    return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
+
+
+def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
+    """One update.
+
+    Args:
+      teacher_arrays: weights of the frozen teacher, {} without one.
+      batch: frames uint8 (B, G, T, 48, 96, 3), audio int16 (B, G, T·640), labels float32 (B, G, G).
+
+    Returns:
+      The next state, and {name: float32 scalar}: total, its parts, gradient norm.
+    """
+    mel = training_mel(batch["audio"])
+    teacher = None
+    if run.teacher is not None:
+        teacher = score_grid(bind(run.teacher, teacher_arrays), batch["frames"], mel)
+    # Folding in the step makes a resumed run draw what an undisturbed one would.
+    key = jax.random.fold_in(jax.random.key(run.seed), state.step)
+
+    def loss(trained):
+        model = bind(run.model, trained["model"] | state.statistics)
+        student = score_grid(model, batch["frames"], mel, train=True, rngs=nnx.Rngs(dropout=key))
+        total, parts = run.objective(student, teacher, batch["labels"], trained["loss"])
+        return total, (parts, split_statistics(model_arrays(model))[1])
+
+    trained = {"model": state.params, "loss": state.learned}
+    (total, (parts, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, optimizer = run.optimizer.update(gradients, state.optimizer, trained)
+    trained = optax.apply_updates(trained, updates)
+    metrics = {"total": total, **parts, "gradient_norm": optax.tree.norm(gradients["model"])}
+    return TrainState(state.step + 1, trained["model"], statistics, trained["loss"], optimizer), metrics
+
+
+def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
+    """Sums over the valid rows of a batch of pairs (G = 1), to be added up over batches.
+
+    Returns {"pairs", "loss", "right", and true/false positives and false negatives at both thresholds}.
+    """
+    model = bind(run.model, state.params | state.statistics)
+    logits, _ = score_grid(model, batch["frames"], training_mel(batch["audio"]))
+    logits, labels, valid = logits[:, 0, 0], batch["labels"][:, 0, 0], batch["valid"].astype(jnp.float32)
+    losses = jax.vmap(lambda logit, label: bce(logit[None], label[None]))(logits, labels)
+    sums = {"pairs": jnp.sum(valid), "loss": jnp.sum(valid * losses)}
+    sums["right"] = jnp.sum(valid * ((logits > 0) == (labels > 0.5)))
+    for name, threshold in (("f1", 0.0), ("f1_reference", F1_REFERENCE_THRESHOLD)):
+        guess = valid * (logits > threshold)
+        sums[f"{name}_true_positive"] = jnp.sum(guess * labels)
+        sums[f"{name}_false_positive"] = jnp.sum(guess * (1 - labels))
+        sums[f"{name}_false_negative"] = jnp.sum(valid * labels - guess * labels)
+    return sums
+
+
+def training_mel(audio):
+    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk on its own, last column dropped (SPEC 1)."""
+    return log_mel(audio)[..., :-1, :]
+
+
+def score_grid(model: SyncModel, frames, mel, *, train=False, rngs=None):
+    """Scores every window of frames with every window of sound of the same clip; each is encoded once.
+
+    Args: frames uint8 (B, G, T, 48, 96, 3), mel (B, G, S, 80).
+
+    Returns: logits (B, G, G), [b, i, j] = frames i with sound j, and `Features` of the B·G·G pairs.
+    """
+    clips, windows = frames.shape[:2]
+    video = model.encode_video(frames.reshape(clips * windows, *frames.shape[2:]), train=train)
+    audio = model.encode_audio(mel.reshape(clips * windows, *mel.shape[2:]), train=train)
+    grid = (clips, windows, windows)
+    video = jnp.broadcast_to(video.reshape(clips, windows, 1, *video.shape[1:]), (*grid, *video.shape[1:]))
+    audio = jnp.broadcast_to(audio.reshape(clips, 1, windows, *audio.shape[1:]), (*grid, *audio.shape[1:]))
+    video, audio = (x.reshape(-1, *x.shape[3:]) for x in (video, audio))
+    logits, features = model.compare(video, audio, train=train, rngs=rngs)
+    return logits.reshape(grid), features

@@ -1,0 +1,204 @@
+"""Training, of a teacher or a student: one loop, read from top to bottom."""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.checkpoint import load_model, open_manager
+from mtd_jax.config import model_config, validate
+from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.data.pipeline import Loading, evaluation_pairs, make_training_iterator
+from mtd_jax.data.sampling import Pairing
+from mtd_jax.errors import UserError
+from mtd_jax.metrics import MetricWriter
+from mtd_jax.model import ModelConfig
+from mtd_jax.objective import Objective
+from mtd_jax.optimizer import make_optimizer, schedule_factor
+from mtd_jax.resume import restore_run, save_run
+from mtd_jax.sharding import make_mesh, put_batch, replicate, split_rows
+from mtd_jax.step import Run, eval_step, initial_state, train_step
+
+MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
+
+
+def train(config, workdir, report=print) -> dict:
+    """Trains until the configured number of epochs; run again after an interruption, it goes on where it was.
+
+    Args:
+      config: as from `config.default_config`.
+      workdir: gets checkpoints/, metrics.jsonl and tensorboard/.
+      report: takes one line of progress at a time.
+
+    Returns:
+      {"steps", "train_seconds" (of this call, compilation included), "validation": the last epoch's metrics}.
+
+    Raises:
+      UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
+        another configuration, or a loss that is not finite.
+    """
+    started = time.monotonic()
+    validate(config, jax.device_count())
+    pairing = Pairing(config.data.pairing, config.model.window_frames, config.data.windows, config.data.min_gap)
+    clips = Lrs2Source(
+        config.data.root, config.data.train_list, min_frames=max(MIN_TRAINING_FRAMES, pairing.min_frames)
+    )
+    val_clips = Lrs2Source(config.data.root, config.data.val_list, min_frames=config.model.window_frames + 1)
+    steps_per_epoch = max((config.draws_per_epoch or len(clips)) // config.batch_size, 1)
+    total_steps = config.epochs * steps_per_epoch
+
+    teacher = load_teacher(config) if config.teacher else None
+    factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
+    run = Run(
+        model=model_config(config),
+        teacher=teacher.config if teacher else None,
+        objective=Objective.from_config(config.loss),
+        optimizer=make_optimizer(config.optimizer, factor),
+        seed=config.seed,
+    )
+    mesh = make_mesh(config.mesh.data)
+    whole, rows = replicate(mesh), split_rows(mesh)
+    state = jax.device_put(initial_state(run, create_model(run.model, config.seed)), whole)
+    teacher_arrays = jax.device_put(model_arrays(teacher), whole) if teacher else {}
+    step_fn = jax.jit(
+        functools.partial(train_step, run),
+        in_shardings=(whole, whole, rows),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+    eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(whole, rows), out_shardings=whole)
+
+    workdir = epath.Path(workdir)
+    batches = make_training_iterator(
+        clips,
+        pairing,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        loading=Loading(workers=config.data.workers),
+    )
+    with open_manager(workdir / "checkpoints") as manager:
+        if manager.latest_step() is not None:
+            state, data_state = restore_run(manager, state, config, whole)
+            batches.set_state(data_state)
+            report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
+        first = int(state.step)
+        writer = MetricWriter(workdir, first)
+        progress = Progress(config, writer, report, factor, first, total_steps, manager)
+        validation = None
+        try:
+            for step in range(first + 1, total_steps + 1):
+                batch = next(batches)
+                skipped = int(batch.pop("skipped").sum())
+                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, mesh))
+                progress.after_dispatch(step, metrics, skipped)
+                epoch_ends = step % steps_per_epoch == 0
+                if not epoch_ends and not (config.checkpoint_every and step % config.checkpoint_every == 0):
+                    continue
+                progress.catch_up()  # never save what came of a loss that is not finite
+                if epoch_ends:
+                    validation = validate_epoch(config, val_clips, eval_fn, state, mesh)
+                    progress.epoch(step, step // steps_per_epoch, validation)
+                save_run(manager, run, state, config, batches.get_state(), validation if epoch_ends else None)
+            progress.catch_up()
+            manager.wait_until_finished()
+        finally:
+            batches.close()
+            writer.close()
+        if first >= total_steps:
+            report(f"nothing to do: {workdir} has its {total_steps} steps; raise config.epochs to go on")
+            validation = dict(manager.metrics(manager.latest_step()) or {})
+    return {"steps": total_steps, "train_seconds": time.monotonic() - started, "validation": validation}
+
+
+def load_teacher(config):
+    """The frozen teacher, computing in the student's dtype; UserError if its relations have other shapes."""
+    teacher = load_model(config.teacher)
+    student: ModelConfig = model_config(config)
+    for name in ("num_layers", "num_heads", "window_frames"):
+        theirs, ours = getattr(teacher.config, name), getattr(student, name)
+        if theirs != ours:
+            raise UserError(
+                f"config.model.{name}: expected {theirs} as in the teacher {config.teacher}, got {ours}"
+            )
+    teacher.config = dataclasses.replace(teacher.config, compute_dtype=student.compute_dtype)
+    return teacher
+
+
+def validate_epoch(config, clips, eval_fn, state, mesh) -> dict[str, float]:
+    """Loss, accuracy and F1 over one fixed set of in-sync and out-of-sync pairs of the validation list."""
+    batches = evaluation_pairs(
+        clips,
+        seed=config.seed,
+        batch_size=config.val_batch_size,
+        window_frames=config.model.window_frames,
+        pairs_per_clip=config.val_pairs_per_clip,
+    )
+    sums: dict[str, float] = {}
+    for batch in batches:
+        del batch["skipped"]
+        for name, value in jax.device_get(eval_fn(state, put_batch(batch, mesh))).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    metrics = {"val_loss": sums["loss"] / sums["pairs"], "val_accuracy": sums["right"] / sums["pairs"]}
+    for name in ("f1", "f1_reference"):
+        right, wrong, missed = (
+            sums[f"{name}_{kind}"] for kind in ("true_positive", "false_positive", "false_negative")
+        )
+        metrics[f"val_{name}"] = 2 * right / max(2 * right + wrong + missed, 1.0)
+    return metrics
+
+
+class Progress:
+    """Logs each step's metrics once the next step is on its way, and stops a run whose loss is not finite."""
+
+    def __init__(self, config, writer, report, factor, first, total_steps, manager):
+        self._config, self._writer, self._report, self._manager = config, writer, report, manager
+        self._factor, self._total_steps = factor, total_steps
+        self._pending = None
+        self._logged, self._logged_at, self._skipped = first, time.monotonic(), 0
+
+    def after_dispatch(self, step, metrics, skipped):
+        self.catch_up()
+        self._pending = (step, metrics)
+        self._skipped += skipped
+
+    def catch_up(self):
+        """Looks at the metrics of the last dispatched step."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        total = float(metrics["total"])
+        if not np.isfinite(total):
+            self._manager.wait_until_finished()
+            last = self._manager.latest_step()
+            saved = (
+                "there is no checkpoint yet"
+                if last is None
+                else f"last good one: {self._manager.directory}/{last}"
+            )
+            raise UserError(
+                f"the loss is {total} at step {step}; {saved}; "
+                "lower the learning rate or set config.optimizer.clip_norm"
+            )
+        if step % self._config.log_every and step != self._total_steps:
+            return
+        now = time.monotonic()
+        clips_per_second = (step - self._logged) * self._config.batch_size / (now - self._logged_at)
+        rate = self._config.optimizer.learning_rate * float(self._factor(np.int32(step - 1)))
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        extra = {"learning_rate": rate, "clips_per_second": clips_per_second, "skipped_clips": self._skipped}
+        self._writer.write(step, values | extra)
+        left = (self._total_steps - step) * self._config.batch_size / clips_per_second
+        self._report(
+            f"step {step}/{self._total_steps}  loss {total:.4f}  bce {values['bce']:.4f}  "
+            f"{clips_per_second:.1f} clips/s  {left / 60:.1f} min left"
+        )
+        self._logged, self._logged_at = step, now
+
+    def epoch(self, step, epoch, validation):
+        self._writer.write(step, {"epoch": epoch, **validation})
+        numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in validation.items())
+        self._report(f"epoch {epoch}/{self._config.epochs}  validation: {numbers}")
