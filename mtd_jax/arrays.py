@@ -1,6 +1,6 @@
 """A model as a flat dictionary of named arrays, and back.
 
-Training, scoring, checkpoints and converters all handle weights as {"video_prenet/blocks/0/conv/kernel": array, …};
+Training, scoring, checkpoints and converters handle weights as {"video_prenet/blocks/0/conv/kernel": array, …};
 `bind` puts such a dictionary back into a `SyncModel`, inside or outside jit.
 """
 

@@ -1,8 +1,9 @@
 """The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
 
 Every block computes in `compute_dtype` ("float32" or "bfloat16"); parameters, normalisation statistics and
-everything that reaches a loss stay float32. Convolutions and dot products in float32 ask for full precision, since an
-accelerator's default would silently be less.
+everything that reaches a loss stay float32. Convolutions and dot products in float32 ask for full precision, since
+an accelerator's default would silently be less. Modules are built with zero kernels: numbers come from
+`arrays.create_model` or a checkpoint.
 """
 
 import jax

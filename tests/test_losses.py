@@ -122,7 +122,7 @@ def test_relation_kl_by_hand():
     student = jnp.log(jnp.array([0.25, 0.75])).reshape(1, 1, 1, 1, 2)
     kl = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
     np.testing.assert_allclose(losses.relation_kl(teacher, student), [kl / 2], rtol=1e-5)
-    assert losses.relation_kl(teacher, teacher + 3.0)[0] == pytest.approx(0, abs=1e-7)
+    assert abs(losses.relation_kl(teacher, teacher + 3.0)[0]) < 1e-7
 
 
 def test_relation_kl_excludes_masked_positions_and_clamp_counts_them():
@@ -166,7 +166,7 @@ def test_gradient_of_the_total_in_each_weight_matches_finite_differences():
     for i in range(13):
         shift = step * jnp.eye(13)[i]
         numeric = (total(weights + shift) - total(weights - shift)) / (2 * step)
-        assert gradient[i] == pytest.approx(numeric, rel=2e-2, abs=2e-3)
+        assert float(gradient[i]) == pytest.approx(float(numeric), rel=2e-2, abs=2e-3)
 
 
 @pytest.mark.parametrize("loss", ["mtd", "mtd_unclamped", "kd", "rkd", "fitnet", "minilm", "bce", "info_nce"])
@@ -201,7 +201,7 @@ def test_gradients_match_finite_differences(loss):
     def along(t):
         return value(*jax.tree.map(lambda x, d: x + t * d, (student, LOGITS), direction))
 
-    assert slope == pytest.approx((along(step) - along(-step)) / (2 * step), rel=3e-2, abs=3e-3)
+    assert float(slope) == pytest.approx(float(along(step) - along(-step)) / (2 * step), rel=3e-2, abs=3e-3)
 
 
 def test_losses_do_not_depend_on_the_order_of_the_batch():
