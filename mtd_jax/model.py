@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mtd_jax.errors import UserError
-from mtd_jax.layers import CrossModalEncoder, audio_prenet, linear, video_prenet
+from mtd_jax.layers import CrossModalEncoder, Linear, audio_prenet, video_prenet
 
 FRAME_SHAPE = (48, 96, 3)
 NUM_MEL = 80
@@ -132,8 +132,8 @@ class SyncModel(nnx.Module):
         self.av_encoder = CrossModalEncoder(config)
         self.va_encoder = CrossModalEncoder(config)
         self.fusion_encoder = CrossModalEncoder(config)
-        self.head = linear(config, config.width, config.width)
-        self.classifier = linear(config, config.width, 1)
+        self.head = Linear(config.width, config.width, config.compute_dtype)
+        self.classifier = Linear(config.width, 1, config.compute_dtype)
 
     def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
         """Scores pairs of windows.

@@ -1,0 +1,38 @@
+"""The demo's three trainings, at a size for a laptop; `python main.py` runs them all.
+
+Command:  python main.py                                                     (everything)
+          python main.py --mode=train --config=configs/demo.py:teacher \
+              --config.data.root=CORPUS --workdir=DIR                        (one of them)
+"""
+
+from mtd_jax.config import default_config
+from mtd_jax.model import ModelConfig
+
+VARIANTS = ("teacher", "student_plain", "student_mtd")
+NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
+
+
+def get_config(variant="teacher"):
+    model = ModelConfig.tiny(**NO_DROPOUT, **({"widths": (8, 16, 24, 32, 64)} if variant == "teacher" else {}))
+    config = default_config(model)
+    config.data.train_list = "train"
+    config.data.pairing = "grid"
+    config.data.windows = 8
+    config.data.workers = 0
+    config.batch_size = 4
+    config.draws_per_epoch = 400
+    config.epochs = 6 if variant == "teacher" else 3
+    config.loss.balance_pairs = True
+    config.loss.info_nce_weight = 1.0
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.loss_learning_rate = 2e-2
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 0.4
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 1.0
+    config.val_batch_size = 32
+    config.val_pairs_per_clip = 8
+    config.log_every = 20
+    if variant == "student_mtd":
+        config.loss.name = "mtd"
+    return config
