@@ -42,9 +42,9 @@ class Face:
 def sample_face(rng: np.random.Generator) -> Face:
     """Draws a speaker's looks."""
     tone = rng.uniform()
-    skin = np.array([0.96, 0.78, 0.66]) * (1 - tone) + np.array([0.36, 0.22, 0.15]) * tone
+    skin = np.array([0.96, 0.78, 0.66]) * (1 - tone) + np.array([0.42, 0.27, 0.19]) * tone
     skin = np.clip(skin * rng.uniform(0.96, 1.04, 3), 0, 1)
-    redness = rng.uniform(0.15, 0.75)
+    redness = rng.uniform(0.3, 0.8)
     lips = (1 - redness) * skin * np.array([0.86, 0.66, 0.64]) + redness * np.array([0.72, 0.28, 0.30]) * (
         1 - 0.45 * tone
     )
@@ -59,8 +59,8 @@ def sample_face(rng: np.random.Generator) -> Face:
         width=float(rng.uniform(44, 50)),
         jaw=float(rng.uniform(2.0, 2.7)),
         mouth_y=float(rng.uniform(72.5, 76.0)),
-        mouth_width=float(rng.uniform(16.0, 20.0)),
-        opening=float(rng.uniform(12.0, 16.5)),
+        mouth_width=float(rng.uniform(17.0, 20.5)),
+        opening=float(rng.uniform(13.0, 17.0)),
         upper_lip=float(rng.uniform(2.6, 4.6)),
         lower_lip=float(rng.uniform(3.4, 5.8)),
         bow=float(rng.uniform(0.1, 0.45)),

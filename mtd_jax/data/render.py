@@ -67,23 +67,23 @@ class Scene:
 def sample_scene(rng: np.random.Generator, num_frames: int) -> Scene:
     """Draws head motion, light and camera of one clip."""
     seconds = np.arange(num_frames) / FPS
-    backdrop = rng.uniform(0.1, 0.85) + 0.08 * rng.standard_normal(3) + 0.07 * rng.standard_normal((4, 4, 3))
+    backdrop = rng.uniform(0.2, 0.7) + 0.08 * rng.standard_normal(3) + 0.07 * rng.standard_normal((4, 4, 3))
     motion = np.empty((num_frames, 4))
-    for column, (rest, sway) in enumerate(((1.5, 1.3), (1.5, 1.1), (0.035, 0.025), (0.03, 0.012))):
+    for column, (rest, sway) in enumerate(((1.2, 1.0), (1.2, 0.8), (0.03, 0.02), (0.025, 0.01))):
         motion[:, column] = rng.normal(0, rest)
         for _ in range(3):
             frequency, phase = rng.uniform(0.08, 0.7), rng.uniform(0, 2 * np.pi)
             motion[:, column] += rng.normal(0, sway / 1.7) * np.sin(2 * np.pi * frequency * seconds + phase)
-    shake = rng.uniform(0.15, 0.5)
+    shake = rng.uniform(0.05, 0.3)
     return Scene(
         motion=motion.astype(np.float32),
         jitter=(rng.standard_normal((num_frames, 4)) * shake * [1, 1, 0, 0.008]).astype(np.float32),
         light=(float(rng.uniform(-0.32, 0.32)), float(rng.uniform(0.0, 0.35))),
-        tint=(rng.uniform(0.72, 1.15) * rng.uniform(0.96, 1.04, 3)).astype(np.float32),
+        tint=(rng.uniform(0.82, 1.12) * rng.uniform(0.96, 1.04, 3)).astype(np.float32),
         flicker=(1 + 0.006 * rng.standard_normal(num_frames)).astype(np.float32),
         background=backdrop.astype(np.float32),
-        blur=float(rng.uniform(0.0, 0.8)),
-        noise=float(rng.uniform(0.006, 0.022)),
+        blur=float(rng.uniform(0.0, 0.6)),
+        noise=float(rng.uniform(0.004, 0.016)),
         seed=int(rng.integers(2**31)),
     )
 
