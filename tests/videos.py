@@ -1,0 +1,81 @@
+"""Video files made at test time: every picture carries its own number, the sound is noise that can be located."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+RATE = 16_000
+
+
+def numbered(count, height=48, width=64):
+    """uint8 pictures that show their number: sixteens on the left half, units on the right."""
+    pictures = np.zeros((count, height, width, 3), np.uint8)
+    for number, picture in enumerate(pictures):
+        picture[:, : width // 2] = 8 + 15 * (number // 16)
+        picture[:, width // 2 :] = 8 + 15 * (number % 16)
+    return pictures
+
+
+def number_of(picture):
+    """What `numbered` wrote, after any codec."""
+    height, width = picture.shape[:2]
+    middle = picture[height // 4 : -(height // 4)].astype(float)
+    sixteens, units = middle[:, width // 8 : 3 * width // 8].mean(), middle[:, 5 * width // 8 : -width // 8].mean()
+    return 16 * round((sixteens - 8) / 15) + round((units - 8) / 15)
+
+
+def noise(seconds, rate=RATE, seed=0):
+    """int16 (samples,): smooth noise, the same on the clock at every sample rate."""
+    rng = np.random.default_rng(seed)
+    knots = rng.standard_normal(int(seconds * 2000) + 8)
+    times = np.arange(int(seconds * rate)) / rate
+    return (5000 * np.interp(times * 2000, np.arange(len(knots)), knots)).astype(np.int16)
+
+
+def lag_seconds(sound, reference):
+    """By how much `sound` comes later than `reference`, both at 16 kHz."""
+    size = 1 << (len(sound) + len(reference)).bit_length()
+    product = np.fft.rfft(sound.astype(float), size) * np.conj(np.fft.rfft(reference.astype(float), size))
+    lag = int(np.argmax(np.fft.irfft(product, size)))
+    return (lag if lag < size // 2 else lag - size) / RATE
+
+
+def mux(path, pictures, times, sound, *, sound_start=0.0, rate=RATE, layout="mono", video_codec="libx264",
+        audio_codec="aac", rotation=None, options=None):  # fmt: skip
+    """Writes pictures at `times` (seconds) and `sound` from `sound_start` on; either may be None."""
+    clock = Fraction(1, 90_000)
+    with av.open(str(path), "w", options=options or {}) as container:
+        video = audio = None
+        if pictures is not None:
+            fps = Fraction(1 / np.median(np.diff(times))).limit_denominator(1001) if len(times) > 1 else 25
+            video = container.add_stream(video_codec, rate=fps, options={"crf": "12", "preset": "ultrafast"})
+            video.height, video.width = pictures.shape[1:3]
+            even = pictures.shape[1] % 2 == pictures.shape[2] % 2 == 0
+            video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p" if even else "yuv444p"
+            video.codec_context.time_base = clock
+            if rotation:
+                video.set_display_rotation(rotation)
+        if sound is not None:
+            audio = container.add_stream(audio_codec, rate=rate, layout=layout)
+            channels = np.repeat(sound[None], audio.codec_context.layout.nb_channels, axis=0)
+        queue = [] if video is None else [(time, picture) for time, picture in zip(times, pictures, strict=True)]
+        written = 0
+        while queue or (audio is not None and written < len(sound)):
+            sound_time = sound_start + written / rate
+            if queue and (audio is None or written >= len(sound) or queue[0][0] <= sound_time):
+                time, picture = queue.pop(0)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = round(time / clock), clock
+                container.mux(video.encode(frame))
+            else:
+                piece = np.ascontiguousarray(channels[:, written : written + 1024])
+                planar = av.AudioFrame.from_ndarray(piece.astype(np.float32) / 32768, format="fltp", layout=layout)
+                planar.sample_rate, planar.time_base = rate, Fraction(1, rate)
+                planar.pts = written + round(sound_start * rate)
+                container.mux(audio.encode(planar))
+                written += piece.shape[1]
+        for stream in (video, audio):
+            if stream is not None:
+                container.mux(stream.encode(None))
+    return path
