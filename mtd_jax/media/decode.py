@@ -52,17 +52,12 @@ class VideoFile:
         It is the picture nearest in time, but never one that is 20 ms or more ahead. Where a picture serves
         twice the same array comes again, so don't write into it.
         """
-        faults, last = Faults("picture"), 0
-        with open_container(self.path) as container:
-            pictures = _pictures(container, video_stream(container, self.path), faults)
-            for last, picture in _on_grid(pictures, self._origin):
-                if progress is not None and last % FPS == 0:
-                    progress(last / FPS, self.duration_seconds)
-                yield last, picture.rgb(self.height, self.width)
-        end = self.start_seconds + (last + 1) / FPS
-        if self.duration_seconds is not None and end < 0.95 * self.duration_seconds - 1:
-            faults.messages.append(f"picture: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
-        self._faults["picture"] = faults.warnings()
+        for k, picture in self._grid(progress):
+            yield k, picture.rgb(self.height, self.width)
+
+    def count_frames(self, progress: Progress | None = None) -> int:
+        """How many frames `frames` yields; decodes the video, but spares the conversion to RGB."""
+        return sum(1 for _ in self._grid(progress))
 
     def waveform(self) -> np.ndarray:
         """int16 (samples,), 16 kHz mono from grid frame 0 to the end of the sound."""
@@ -70,6 +65,19 @@ class VideoFile:
         samples = decode_sound(self.path, self._origin, faults)
         self._faults["sound"] = faults.warnings()
         return samples
+
+    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, "_Picture"]]:
+        faults, k = Faults("picture"), 0
+        with open_container(self.path) as container:
+            pictures = _pictures(container, video_stream(container, self.path), faults)
+            for k, picture in _on_grid(pictures, self._origin):
+                if progress is not None and k % FPS == 0:
+                    progress(k / FPS, self.duration_seconds)
+                yield k, picture
+        end = self.start_seconds + (k + 1) / FPS
+        if self.duration_seconds is not None and end < 0.95 * self.duration_seconds - 1:
+            faults.messages.append(f"picture: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
+        self._faults["picture"] = faults.warnings()
 
 
 def open_video(path: str | os.PathLike) -> VideoFile:

