@@ -1,0 +1,243 @@
+"""Videos to the LRS2 layout: what is written, resumed, dropped and refused."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from mtd_jax import preprocess as module
+from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.data.synthetic import portrait, record
+from mtd_jax.errors import UserError
+from mtd_jax.media import lrs2_writer
+from mtd_jax.media.decode import open_video
+from mtd_jax.media.extract import face_clips
+from mtd_jax.media.find import FindSettings
+from mtd_jax.media.lrs2_writer import largest_at_a_time
+from mtd_jax.media.sources import list_videos
+from mtd_jax.media.tracks import FaceTrack
+from mtd_jax.media.write import write_mp4
+from mtd_jax.preprocess import preprocess
+from tests.videos import SquareDetector, mux, noise, with_squares
+
+RED = {"red": lambda k: (20, 20, 40)}
+
+
+def film(path, squares, frames=50, sound_seconds=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = noise(frames / 25 if sound_seconds is None else sound_seconds)
+    return mux(path, with_squares(frames, squares), np.arange(frames) / 25, sound)
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """Replaces the face detector of runs in this process."""
+    squares = SquareDetector()
+    monkeypatch.setattr(module, "_source", lambda faces: squares)
+    return squares
+
+
+def run(tmp_path, **options):
+    return preprocess(tmp_path / "videos", tmp_path / "out", workers=1, progress=False, **options)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_clips_match_what_inference_sees_but_for_jpeg(tmp_path):
+    (tmp_path / "videos/s0").mkdir(parents=True)
+    for index in range(2):
+        recording = record(0, 3, index, 1.4)
+        write_mp4(tmp_path / f"videos/s0/{index}.mp4", portrait(recording)[0], recording.waveform)
+    summary = preprocess(tmp_path / "videos", tmp_path / "out", workers=2, progress=False)
+    assert (summary.clips, summary.dropped, summary.failed) == (["s0/0", "s0/1"], {}, {})
+    stored = Lrs2Source(tmp_path / "out", "train", min_frames=26)
+    detector = module._source("mtcnn")
+    for clip in (stored[0], stored[1]):
+        (seen,), _ = face_clips(open_video(tmp_path / "videos" / f"{clip.name}.mp4"), detector)
+        assert clip.num_frames == seen.clip.num_frames == 35
+        np.testing.assert_array_equal(clip.waveform[:], seen.clip.waveform)
+        difference = np.abs(clip.frames[:].astype(int) - seen.clip.frames[:])
+        assert difference.mean() < 1.5 and difference.max() < 40
+
+
+def test_a_finished_video_is_left_alone_and_a_changed_one_is_done_anew(tmp_path, detector):
+    film(tmp_path / "videos/a/one.mp4", RED)
+    film(tmp_path / "videos/a/two.mp4", RED)
+    assert run(tmp_path).was_there == []
+    before, seen = files(tmp_path / "out/a"), detector.seen
+    again = run(tmp_path)
+    assert again.was_there == ["a/one", "a/two"] and again.clips == ["a/one", "a/two"]
+    assert files(tmp_path / "out/a") == before and detector.seen == seen
+    film(tmp_path / "videos/a/two.mp4", RED, frames=40)
+    assert run(tmp_path).was_there == ["a/one"]
+    assert len(list((tmp_path / "out/a/two").glob("*.jpg"))) == 40
+    assert run(tmp_path, find=FindSettings(every=7)).was_there == []
+
+
+def test_clips_that_vanish_from_a_changed_video_are_removed(tmp_path, detector):
+    path = film(tmp_path / "videos/a/one.mp4", RED)
+    film(tmp_path / "videos/a/two.mp4", RED)
+    run(tmp_path)
+    shutil.move(film(tmp_path / "other.mp4", {}), path)
+    assert run(tmp_path).clips == ["a/two"]
+    assert not (tmp_path / "out/a/one").exists()
+
+
+def test_an_interrupted_run_leaves_no_half_clip_and_goes_on(tmp_path, detector, monkeypatch):
+    for name in ("one", "two"):
+        film(tmp_path / f"videos/a/{name}.mp4", RED)
+    crops = lrs2_writer.crop_tracks
+
+    def interrupted(video, tracks):
+        for number, item in enumerate(crops(video, tracks)):
+            if video.path.stem == "two" and number == 20:
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(lrs2_writer, "crop_tracks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["one"]
+    monkeypatch.setattr(lrs2_writer, "crop_tracks", crops)
+    leftover = tmp_path / "out/.preprocess/partial/a/two/0"  # as a killed process leaves it
+    leftover.mkdir(parents=True)
+    (leftover / "99.jpg").write_bytes(b"half")
+    summary = run(tmp_path)
+    assert summary.was_there == ["a/one"] and summary.clips == ["a/one", "a/two"]
+    assert len(list((tmp_path / "out/a/two").iterdir())) == 51
+    assert not leftover.exists()
+
+
+def test_losses_are_listed_with_reasons_and_the_rest_goes_on(tmp_path, detector):
+    film(tmp_path / "videos/a/good.mp4", RED)
+    film(tmp_path / "videos/a/empty.mp4", {})
+    film(tmp_path / "videos/a/short.mp4", {"red": lambda k: (20, 20, 40) if k < 9 else None})
+    film(tmp_path / "videos/a/mute_end.mp4", RED, frames=75, sound_seconds=0.5)
+    film(tmp_path / "videos/a/two.mp4", {**RED, "blue": lambda k: (90, 20, 30)})
+    (tmp_path / "videos/a/broken.mp4").write_bytes(b"nothing " * 99)
+    summary = run(tmp_path, list_name="val")
+    assert summary.clips == ["a/good", "a/two"] and summary.videos == 6
+    assert list(summary.failed) == ["a/broken"] and "not a video" in summary.failed["a/broken"]
+    assert summary.dropped["a/empty"] == ["no face was found in 2.0 s of video"]
+    assert "long enough" in summary.dropped["a/short"][0]
+    assert "have sound" in summary.dropped["a/mute_end"][0]
+    assert summary.dropped["a/two"] == ["left out 0–2 s: beside a larger face"]
+    assert (tmp_path / "out/val.txt").read_text() == "a/good\na/two\n"
+    written = (tmp_path / "out/val_summary.txt").read_text().splitlines()
+    assert written == summary.lines() and written[0] == "2 clips of 6 videos" and len(written) == 6
+    second = run(tmp_path, list_name="val")
+    assert second.failed == summary.failed and second.dropped == summary.dropped
+
+
+def test_several_tracks_are_numbered_in_time(tmp_path, detector):
+    first, second = (lambda k: (20, 20, 40) if k < 60 else None), (lambda k: (90, 20, 40) if k >= 60 else None)
+    film(tmp_path / "videos/a/one.mp4", {"red": first, "blue": second}, frames=125)
+    assert run(tmp_path).clips == ["a/one_track1", "a/one_track2"]
+    counts = [len(list((tmp_path / f"out/a/one_track{n}").glob("*.jpg"))) for n in (1, 2)]
+    assert counts == [60, 65]
+
+
+def test_all_faces(tmp_path, detector):
+    film(tmp_path / "videos/a/two.mp4", {**RED, "blue": lambda k: (90, 20, 30)})
+    assert run(tmp_path, all_faces=True).clips == ["a/two_track1", "a/two_track2"]
+
+
+def test_videos_cropped_to_the_face_already(tmp_path):
+    film(tmp_path / "videos/a/one.mp4", {}, frames=8)
+    assert run(tmp_path, faces="whole").clips == ["a/one"]
+    assert len(list((tmp_path / "out/a/one").glob("*.jpg"))) == 8
+
+
+def test_only_long_overlaps_with_a_larger_face_are_left_out():
+    def track(start, end, side):
+        return FaceTrack(start, np.tile([0, 0, side, side], (end - start, 1)).astype(np.float32))
+
+    large, beside, mostly_after = track(0, 100, 50), track(40, 90, 30), track(80, 160, 20)
+    kept, dropped = largest_at_a_time([beside, mostly_after, large])
+    assert kept == [large, mostly_after]
+    assert [(d.start, d.end) for d in dropped] == [(40, 90)]
+
+
+def test_one_odd_video_does_not_end_the_run(tmp_path, detector, monkeypatch):
+    film(tmp_path / "videos/a/one.mp4", RED)
+    film(tmp_path / "videos/a/two.mp4", RED)
+    find = lrs2_writer.find_faces
+
+    def odd(video, *rest):
+        if video.path.stem == "one":
+            raise ZeroDivisionError("of\nall things")
+        return find(video, *rest)
+
+    monkeypatch.setattr(lrs2_writer, "find_faces", odd)
+    summary = run(tmp_path)
+    assert summary.failed == {"a/one": "unexpected ZeroDivisionError: of all things"}
+    assert summary.clips == ["a/two"]
+
+
+def test_refusals(tmp_path, detector):
+    film(tmp_path / "videos/a/empty.mp4", {})
+    with pytest.raises(UserError, match="none of the 1 videos gave a clip: a/empty: no face"):
+        run(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/data.txt").touch()
+    with pytest.raises(UserError, match="something else"):
+        preprocess(tmp_path / "videos", tmp_path / "foreign", progress=False)
+    with pytest.raises(UserError, match="workers"):
+        preprocess(tmp_path / "videos", tmp_path / "out", workers=0)
+    (tmp_path / "a file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        preprocess(tmp_path / "videos", tmp_path / "a file/out", workers=1, progress=False)
+
+
+def test_a_disk_that_refuses_ends_the_run(tmp_path, detector, monkeypatch):
+    film(tmp_path / "videos/a/one.mp4", RED)
+
+    def refuse(*args, **options):
+        raise OSError(28, "disk full")
+
+    monkeypatch.setattr(lrs2_writer.soundfile, "write", refuse)
+    with pytest.raises(UserError, match="cannot write to .*disk full"):
+        run(tmp_path)
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_names_mirror_the_tree(tmp_path):
+    root = tmp_path / "my films"
+    touch(root / "s1/b.mp4", root / "s1/a b.MKV", root / "x/y/z.mov", root / "top.webm", root / "s1/notes.txt")
+    assert list(list_videos(root)) == ["s1/a_b", "s1/b", "my_films/top", "x/y/z"]
+
+
+def test_list_files(tmp_path):
+    touch(tmp_path / "root/s1/00001.mp4", tmp_path / "root/s2/my film.mkv", tmp_path / "elsewhere/far.mp4")
+    (tmp_path / "root/test.txt").write_text("s1/00001 NF\n\ns2/my film.mkv\n../elsewhere/far.mp4\n")
+    found = list_videos(tmp_path / "root/test.txt")
+    assert list(found) == ["s1/00001", "s2/my_film", "elsewhere/far"]
+    assert os.path.samefile(found["elsewhere/far"], tmp_path / "elsewhere/far.mp4")
+
+
+def test_unfit_sources(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        list_videos(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no video files"):
+        list_videos(tmp_path / "empty")
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(UserError, match="list is empty"):
+        list_videos(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("\nfoo/bar\n")
+    with pytest.raises(UserError, match="line 2: no such video"):
+        list_videos(tmp_path / "list.txt")
+    touch(tmp_path / "same/a/x.mp4", tmp_path / "same/a/x.mkv")
+    with pytest.raises(UserError, match="same name, a/x"):
+        list_videos(tmp_path / "same")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="expected a folder of videos, or a text file"):
+        list_videos(tmp_path / "binary")
