@@ -8,16 +8,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import rich.console
 import rich.progress
 
 from mtd_jax.errors import UserError
-from mtd_jax.media.boxes import WHOLE_PICTURE, FaceBox
-from mtd_jax.media.faces import FaceDetector, load_detector
-from mtd_jax.media.find import FindSettings
+from mtd_jax.media.faces import search_on_one_thread
+from mtd_jax.media.find import FindSettings, face_source
 from mtd_jax.media.lrs2_writer import STATE, Job, Outcome, OutputError, write_clips
 from mtd_jax.media.sources import list_videos
+
+_source = functools.cache(face_source)  # one detector per process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,8 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
     """
     if workers is not None and workers < 1:
         raise UserError(f"expected workers ≥ 1, got {workers}")
+    if faces.lower().endswith(".json"):
+        raise UserError(f'{faces}: boxes belong to one video; expected "mtcnn", "whole" or an .onnx file')
     output = Path(os.path.abspath(output))
     jobs = [
         Job(name, path, output, faces, all_faces, find or FindSettings())
@@ -120,7 +122,7 @@ def _run(jobs: list[Job], workers: int | None, progress: bool) -> Iterator[tuple
             return
         # Not forked: the parent may hold JAX's threads, which a fork would break.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=search_on_one_thread) as pool:
             try:
                 waiting = {pool.submit(_do, job): job.name for job in jobs}
                 for future in concurrent.futures.as_completed(waiting):
@@ -136,10 +138,6 @@ def _run(jobs: list[Job], workers: int | None, progress: bool) -> Iterator[tuple
                 raise
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)  # the processes are the parallelism
-
-
 def _do(job: Job) -> Outcome:
     try:
         return write_clips(job, _source(job.faces))
@@ -147,11 +145,6 @@ def _do(job: Job) -> Outcome:
         raise
     except Exception as error:  # one odd video of thousands doesn't end the run, but is reported and tried again
         return Outcome([], [], " ".join(f"unexpected {type(error).__name__}: {error}".split()))
-
-
-@functools.cache
-def _source(faces: str) -> FaceDetector | list[FaceBox]:
-    return WHOLE_PICTURE if faces == "whole" else load_detector(faces)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

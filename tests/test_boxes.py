@@ -7,6 +7,7 @@ import pytest
 
 from mtd_jax.errors import UserError
 from mtd_jax.media.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
+from mtd_jax.media.find import face_source
 
 
 @pytest.fixture
@@ -74,3 +75,10 @@ def test_boxes_become_tracks_of_the_video():
 def test_boxes_outside_the_video_are_refused(face):
     with pytest.raises(UserError, match="outside the"):
         tracks_of_boxes([face], num_frames=75, height=200, width=100)
+
+
+def test_sources_of_faces_by_name(boxes_file):
+    assert face_source("whole") == [FaceBox(None)]
+    assert face_source(str(boxes_file([1, 2, 30, 40]))) == [FaceBox((1, 2, 30, 40))]
+    with pytest.raises(UserError, match="expected"):
+        face_source("anything")

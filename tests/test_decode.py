@@ -73,13 +73,7 @@ def test_a_hole_in_the_sound_is_silence(tmp_path):
     whole = noise(4)
     first = mux(tmp_path / "first.mkv", numbered(100), np.arange(100) / 25, whole)
     path = tmp_path / "hole.mkv"
-    with av.open(str(first)) as source, av.open(str(path), "w") as target:
-        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
-        for packet in source.demux():
-            if packet.dts is None or (packet.stream.type == "audio" and 1.5 < packet.pts * packet.time_base < 2.5):
-                continue
-            packet.stream = streams[packet.stream.index]
-            target.mux(packet)
+    remux(first, path, lambda p: p.stream.type == "video" or not 1.5 < p.pts * p.time_base < 2.5)
     waveform = open_video(path).waveform()
     assert np.abs(waveform[round(1.7 * RATE) : round(2.4 * RATE)]).max() == 0
     for part in (slice(0, round(1.4 * RATE)), slice(round(2.7 * RATE), 4 * RATE)):
@@ -138,6 +132,48 @@ def test_damaged_packets_are_counted_and_time_goes_on(tmp_path):
     frames = [number_of(f) for _, f in video.frames()]
     assert frames[:40] == list(range(40)) and frames[60:] == list(range(60, 150))
     assert video.warnings == ["picture: 20 damaged packets were left out"]
+
+
+def remux(source, target, change):
+    """Copies the packets; `change` may move a packet's time stamps, or leave it out by returning False."""
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        streams = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
+        for packet in reader.demux():
+            if packet.dts is None or change(packet) is False:
+                continue
+            packet.stream = streams[packet.stream.index]
+            writer.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_leap_of_the_time_stamps_ends_a_stream_with_a_warning(tmp_path, kind):
+    def leap(packet):
+        if packet.stream.type == kind and packet.pts * packet.time_base > 2:
+            packet.pts += round(5000 / packet.time_base)
+            packet.dts += round(5000 / packet.time_base)
+
+    whole = mux(tmp_path / "whole.mkv", numbered(100), np.arange(100) / 25, noise(4))
+    video = open_video(remux(whole, tmp_path / "leap.mkv", leap))
+    frames, waveform = [number_of(f) for _, f in video.frames()], video.waveform()
+    assert any("leap" in line for line in video.warnings)
+    if kind == "video":
+        assert frames == list(range(len(frames))) and 48 <= len(frames) <= 53
+    else:
+        assert len(frames) == 100 and 2 * RATE <= len(waveform) < 2.2 * RATE
+
+
+def test_pictures_that_change_size_midway_keep_the_first_size(tmp_path):
+    numbers, times, sound = numbered(50, 48, 64), np.arange(50) / 25, noise(2)
+    first = mux(tmp_path / "first.ts", numbers[:25], times[:25], sound[:16_000])
+    larger = np.repeat(np.repeat(numbers[25:], 2, axis=1), 2, axis=2)
+    second = mux(tmp_path / "second.ts", larger, times[25:], sound[16_000:], sound_start=1.0)
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    frames, _ = read(path)
+    assert frames.shape[1:] == (48, 64, 3)
+    seen = [number_of(f) for f in frames]  # the second file's clock is off by its encoder's delay
+    assert seen[:25] == list(range(25)) and seen[28:] == list(range(50 - len(seen[28:]), 50)) and len(seen) >= 47
 
 
 def test_progress_is_told(tmp_path):

@@ -93,7 +93,7 @@ def test_unfit_onnx_models_are_one_line(tmp_path, data, message):
 
 
 def test_unknown_detectors_are_refused():
-    with pytest.raises(UserError, match='expected "mtcnn"'):
+    with pytest.raises(UserError, match='expected "mtcnn", "whole"'):
         load_detector("haar")
 
 

@@ -185,6 +185,8 @@ def test_refusals(tmp_path, detector):
     (tmp_path / "foreign/data.txt").touch()
     with pytest.raises(UserError, match="something else"):
         preprocess(tmp_path / "videos", tmp_path / "foreign", progress=False)
+    with pytest.raises(UserError, match="boxes belong to one video"):
+        run(tmp_path, faces="boxes.json")
     with pytest.raises(UserError, match="workers"):
         preprocess(tmp_path / "videos", tmp_path / "out", workers=0)
     (tmp_path / "a file").touch()

@@ -45,10 +45,13 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with path.open("rb") as file:
             head = file.read(12)
-        if not head:
-            raise UserError(f"{path}: the file is empty (0 bytes)")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({_words(error)})") from error
+    if not head:
+        raise UserError(f"{path}: the file is empty (0 bytes)")
+    try:
         container = av.open(f"file:{path}", metadata_errors="replace")  # the prefix: names may hold colons
-    except (OSError, av.FFmpegError) as error:
+    except av.FFmpegError as error:
         # MP4 and MOV keep their index at the end, so the cut-off part of such a file takes everything with it.
         if head[4:8] == b"ftyp":
             raise UserError(f"{path}: damaged or cut short: an MP4 without a usable index (moov)") from error

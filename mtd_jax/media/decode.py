@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
@@ -53,7 +54,11 @@ class VideoFile:
         twice the same array comes again, so don't write into it.
         """
         for k, picture in self._grid(progress):
-            yield k, picture.rgb(self.height, self.width)
+            try:
+                pixels = picture.rgb(self.height, self.width)
+            except (av.FFmpegError, ValueError) as error:
+                raise UserError(f"{self.path}: its pictures cannot be converted to RGB ({error})") from error
+            yield k, pixels
 
     def count_frames(self, progress: Progress | None = None) -> int:
         """How many frames `frames` yields; decodes the video, but spares the conversion to RGB."""

@@ -83,4 +83,9 @@ def load_detector(name: str) -> FaceDetector:
         from mtd_jax.media.onnx_faces import OnnxDetector
 
         return OnnxDetector(Path(name))
-    raise UserError(f'face detector {name!r}: expected "mtcnn" or the path of an .onnx file')
+    raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or the path of an .onnx or .json file')
+
+
+def search_on_one_thread() -> None:
+    """For processes that run beside others of their kind: keeps OpenCV from using every core in each."""
+    cv2.setNumThreads(1)

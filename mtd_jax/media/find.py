@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from mtd_jax.media.boxes import FaceBox, tracks_of_boxes
+from mtd_jax.media.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
 from mtd_jax.media.cuts import CutDetector
 from mtd_jax.media.decode import Progress, VideoFile
-from mtd_jax.media.faces import FaceDetector
+from mtd_jax.media.faces import FaceDetector, load_detector
 from mtd_jax.media.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
 
 _PICTURES_AT_ONCE = 4  # handed to the detector; at 4K they take 100 MB
@@ -44,6 +44,20 @@ class FoundFaces:
     dropped: list[DroppedTrack]
     faceless: list[tuple[int, int]]
     num_frames: int
+
+
+def face_source(name: str) -> FaceDetector | list[FaceBox]:
+    """Where faces come from, by name.
+
+    "mtcnn"; the path of an .onnx detector (`onnx_faces.py`) or of a .json file with boxes of the user's own
+    (`boxes.py`); "whole" for videos that are cropped to the face already.
+
+    Raises:
+      UserError: none of these, or a file that doesn't load.
+    """
+    if name == "whole":
+        return WHOLE_PICTURE
+    return read_boxes(name) if name.lower().endswith(".json") else load_detector(name)
 
 
 def find_faces(

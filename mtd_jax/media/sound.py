@@ -36,7 +36,12 @@ def decode_sound(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
     track = _Track(origin)
     with open_container(path) as container:
         for frame in decoded(container, audio_stream(container, path), faults):
-            if not track.add(frame):
+            try:
+                on_time = track.add(frame)
+            except (av.FFmpegError, ValueError) as error:
+                kind = f"{frame.layout.name}, {frame.sample_rate} Hz, {frame.format.name}"
+                raise UserError(f"{path}: sound of this kind ({kind}) cannot be converted to mono") from error
+            if not on_time:
                 faults.messages.append("sound: the time stamps leap, the sound behind the leap was left out")
                 break
     samples = track.finish()
