@@ -6,7 +6,7 @@ import pytest
 
 from mtd_jax.errors import UserError
 from mtd_jax.media.decode import open_video, read
-from tests.videos import RATE, lag_seconds, mux, noise, number_of, numbered
+from tests.videos import RATE, lag_seconds, mux, noise, number_of, numbered, rotate_mp4
 
 
 def nearest(times, count, origin=0.0):
@@ -84,7 +84,7 @@ def test_a_hole_in_the_sound_is_silence(tmp_path):
 def test_rotation_is_applied(tmp_path, rotation):
     pictures = np.zeros((10, 48, 80, 3), np.uint8)
     pictures[:, :16, :16] = 255  # top left as stored
-    path = mux(tmp_path / "a.mp4", pictures, np.arange(10) / 25, noise(0.4), rotation=rotation)
+    path = rotate_mp4(mux(tmp_path / "a.mp4", pictures, np.arange(10) / 25, noise(0.4)), rotation)
     frames, _ = read(path)
     expected = np.rot90(pictures[0], rotation // 90)
     assert frames.shape[1:] == expected.shape

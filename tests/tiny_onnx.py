@@ -21,13 +21,14 @@ def brightness_detector(channels=3, boxes_name="boxes"):
         _node("Conv", ["quarters", "mix"], ["mixed"], _attribute("kernel_shape", [1, 1])),
         _node("Reshape", ["mixed", "flat"], ["rows"]),
         _node("Transpose", ["rows"], ["scores"], _attribute("perm", [0, 2, 1])),
-        _node("Reshape", ["corners", "boxes_shape"], [boxes_name]),
+        _node("Sub", ["scores", "scores"], ["zeros"]),  # outputs have to depend on the input for OpenCV 4
+        _node("Concat", ["zeros", "zeros"], ["nowhere"], _field(1, b"axis") + _field(3, 2) + _field(20, 2)),
+        _node("Add", ["nowhere", "corners"], [boxes_name]),
     ]
     constants = [
         _tensor("mix", mix.astype(np.float32)),
         _tensor("flat", np.array([1, 2, 4])),
-        _tensor("corners", np.array(quarters, np.float32)),
-        _tensor("boxes_shape", np.array([1, 4, 4])),
+        _tensor("corners", np.array([quarters], np.float32)),
     ]
     graph = b"".join(_field(1, node) for node in nodes) + _field(2, b"quarters")
     graph += b"".join(_field(5, constant) for constant in constants)

@@ -1,5 +1,6 @@
 """Video files made at test time: every picture carries its own number, the sound is noise that can be located."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -42,7 +43,7 @@ def lag_seconds(sound, reference):
 
 
 def mux(path, pictures, times, sound, *, sound_start=0.0, rate=RATE, layout="mono", video_codec="libx264",
-        audio_codec="aac", rotation=None, options=None):  # fmt: skip
+        audio_codec="aac", options=None):  # fmt: skip
     """Writes pictures at `times` (seconds) and `sound` from `sound_start` on; either may be None."""
     clock = Fraction(1, 90_000)
     with av.open(str(path), "w", options=options or {}) as container:
@@ -54,8 +55,6 @@ def mux(path, pictures, times, sound, *, sound_start=0.0, rate=RATE, layout="mon
             even = pictures.shape[1] % 2 == pictures.shape[2] % 2 == 0
             video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p" if even else "yuv444p"
             video.codec_context.time_base = clock
-            if rotation:
-                video.set_display_rotation(rotation)
         if sound is not None:
             audio = container.add_stream(audio_codec, rate=rate, layout=layout)
             channels = np.repeat(sound[None], audio.codec_context.layout.nb_channels, axis=0)
@@ -78,6 +77,17 @@ def mux(path, pictures, times, sound, *, sound_start=0.0, rate=RATE, layout="mon
         for stream in (video, audio):
             if stream is not None:
                 container.mux(stream.encode(None))
+    return path
+
+
+def rotate_mp4(path, degrees):
+    """Makes players turn an .mp4 of `mux` counter-clockwise: sets the matrix of its first track's header."""
+    data = path.read_bytes()
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    place = data.index(upright, data.index(b"tkhd"))
+    cos, sin = {90: (0, 1), 180: (-1, 0), -90: (0, -1)}[degrees]
+    turned = struct.pack(">9i", cos << 16, -sin << 16, 0, sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data[:place] + turned + data[place + len(turned) :])
     return path
 
 
