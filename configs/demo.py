@@ -5,7 +5,7 @@ Command:  python main.py                                                     (ev
               --config.data.root=CORPUS --workdir=DIR                        (one of them)
 """
 
-from mtd_jax.config import default_config
+from mtd_jax.config import default_config, variant_error
 from mtd_jax.model import ModelConfig
 
 VARIANTS = ("teacher", "student_plain", "student_mtd")
@@ -13,6 +13,8 @@ NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout":
 
 
 def get_config(variant="teacher"):
+    if variant not in VARIANTS:
+        raise variant_error(__file__, variant, VARIANTS)
     model = ModelConfig.tiny(**NO_DROPOUT, **({"widths": (8, 16, 24, 32, 64)} if variant == "teacher" else {}))
     config = default_config(model)
     config.data.train_list = "train"
