@@ -20,6 +20,7 @@ def get_config(variant="teacher"):
     config.data.train_list = "train"
     config.data.pairing = "grid"
     config.data.windows = 8
+    config.data.min_gap = 5  # windows that share no frame: overlapping ones leave the loss at chance for long
     config.data.workers = 0
     config.batch_size = 4
     config.draws_per_epoch = 400

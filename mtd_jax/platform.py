@@ -1,6 +1,7 @@
 """Process-wide JAX settings that commands share."""
 
 import functools
+import logging
 import os
 import pathlib
 
@@ -12,7 +13,11 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_IND
 
 
 def prepare():
-    """Keeps compiled programs between processes, so that a second run starts in seconds."""
+    """Keeps compiled programs between processes, so that a second run starts in seconds; hushes orbax's warnings.
+
+    They tell developers about handlers and metrics, not users about their files.
+    """
+    logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "mtd_jax"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -177,7 +177,7 @@ class Progress:
             return
         (step, metrics), self._pending = self._pending, None
         total = float(metrics["total"])
-        if not np.isfinite(total):
+        if not np.isfinite(total) or not np.isfinite(metrics["gradient_norm"]):
             self._manager.wait_until_finished()
             last = self._manager.latest_step()
             saved = (
@@ -186,7 +186,7 @@ class Progress:
                 else f"last good one: {self._manager.directory}/{last}"
             )
             raise UserError(
-                f"the loss is {total} at step {step}; {saved}; "
+                f"loss {total}, gradient norm {float(metrics['gradient_norm'])} at step {step}; {saved}; "
                 "lower the learning rate or set config.optimizer.clip_norm"
             )
         if step % self._config.log_every and step != self._total_steps:
