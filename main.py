@@ -51,16 +51,23 @@ def needed(flag):
     return flag.value
 
 
+def parse(argv):
+    """Reads the flags and the config file; whatever is wrong with them becomes a `UserError`."""
+    try:
+        flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.model  # noqa: B018 (a file that cannot be read is reported on first use)
+    except (AttributeError, KeyError) as error:
+        name = " ".join(str(error).split())
+        raise UserError(f"--config: there is no field {name}; see mtd_jax/config.py for the fields") from error
+    except (OSError, TypeError, ValueError, ImportError) as error:
+        raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
+
+
 def run(argv) -> int:
     """Runs one command; a user's mistake becomes one line on stderr and exit code 1."""
     try:
-        try:
-            flags.FLAGS(argv)
-            CONFIG.value  # noqa: B018 (reads the file)
-        except (AttributeError, KeyError, FileNotFoundError, ImportError, TypeError, ValueError) as error:
-            raise UserError(
-                f"--config: {' '.join(str(error).split())}; see the fields in mtd_jax/config.py"
-            ) from error
+        parse(argv)
         app.run(main, argv=argv[:1])
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -156,9 +156,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
     config = small_config(corpus)
     config.optimizer.learning_rate = 1e30
     config.epochs = 4
-    with pytest.raises(
-        UserError, match=r"(nan|inf).* at step \d+; (last good one: .*|there is no checkpoint)"
-    ):
+    with pytest.raises(UserError, match=r"(nan|inf).* at step \d+; (last good one: .*|there is no checkpoint)"):
         train(config, tmp_path, report=lambda line: None)
 
 
