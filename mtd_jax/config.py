@@ -44,6 +44,7 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
                 "layer_weight": 1.0,  # of mtd_layers
                 "balance_pairs": False,  # positives of a grid weigh as much as its negatives
                 "info_nce_weight": 0.0,  # of the InfoNCE term over rows and columns of a grid
+                "token_info_nce_weight": 0.0,  # of the same on the prenets' tokens, see losses.token_info_nce
             },
             "optimizer": {
                 "learning_rate": 5e-5,
