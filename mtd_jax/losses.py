@@ -36,7 +36,7 @@ def info_nce(logits):
 
 
 def token_info_nce(video_tokens, audio_tokens, temperature=0.1):
-    """InfoNCE of the prenets' own tokens, by cosine: they learn to see and hear before the transformers can compare.
+    """InfoNCE of the prenets' tokens, by cosine: they learn to see and hear before the rest compares.
 
     The idea is SyncNet's (Chung & Zisserman 2016). It has no parameters.
 
