@@ -143,7 +143,7 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
         best_mode="min",
         read_only=read_only,
     )
-    return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options)
+    return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options, item_handlers=_handlers())
 
 
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
@@ -157,5 +157,9 @@ def restore_arrays(path, item: str) -> dict[str, jax.Array]:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers()))
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
     arrays = {item: ocp.StandardCheckpointHandler() for item in ("model", "loss", "training")}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(config=ocp.JsonCheckpointHandler(), **arrays))
+    return {"config": ocp.JsonCheckpointHandler(), **arrays}

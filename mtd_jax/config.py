@@ -44,6 +44,7 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
                 "layer_weight": 1.0,  # of mtd_layers
                 "balance_pairs": False,  # positives of a grid weigh as much as its negatives
                 "info_nce_weight": 0.0,  # of the InfoNCE term over rows and columns of a grid
+                "token_info_nce_weight": 0.0,  # of the same on the prenets' tokens, see losses.token_info_nce
             },
             "optimizer": {
                 "learning_rate": 5e-5,
@@ -58,6 +59,7 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
             "mesh": {"data": -1},  # devices along the data axis; -1: all
             "val_batch_size": 128,
             "val_pairs_per_clip": 1,
+            "evaluation": {"reference_edges": True},  # of --mode=evaluate: quirk, see scoring.score_clip
             "log_every": 50,  # steps
             "checkpoint_every": 0,  # steps between the ends of epochs; 0: at their ends only
         }
@@ -121,3 +123,8 @@ def validate(config, num_devices: int):
 def _check(condition, field, expected, got):
     if not condition:
         raise UserError(f"config.{field}: expected {expected}, got {got}")
+
+
+def variant_error(file: str, variant: str, variants: tuple[str, ...]) -> UserError:
+    """The error for `--config=FILE:VARIANT` with a variant that the file does not have."""
+    return UserError(f"{file}: expected a variant of {', '.join(variants)}, got {variant!r}")

@@ -6,6 +6,7 @@ with it (uncertainty weights, FitNet's maps) is an argument. Every function retu
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mtd_jax.model import ENCODERS
@@ -32,6 +33,22 @@ def info_nce(logits):
     rows = jnp.diagonal(jax.nn.log_softmax(logits, axis=2), axis1=1, axis2=2)
     columns = jnp.diagonal(jax.nn.log_softmax(logits, axis=1), axis1=1, axis2=2)
     return -0.5 * (jnp.mean(rows) + jnp.mean(columns))
+
+
+def token_info_nce(video_tokens, audio_tokens, temperature=0.1):
+    """InfoNCE of the prenets' tokens, by cosine: they learn to see and hear before the rest compares.
+
+    The idea is SyncNet's (Chung & Zisserman 2016). It has no parameters.
+
+    Args:
+      video_tokens: (clips, windows, T, width). audio_tokens: (clips, windows, S, width), averaged over time to T.
+    """
+    time, steps = video_tokens.shape[2], audio_tokens.shape[2]
+    frame_of_step = np.arange(steps) * time // steps == np.arange(time)[:, None]  # (T, S)
+    average = frame_of_step / frame_of_step.sum(axis=1, keepdims=True)
+    audio_tokens = jnp.einsum("ts,bgsd->bgtd", average.astype(np.float32), audio_tokens, precision="highest")
+    video, audio = (_centred_unit(x.reshape(*x.shape[:2], -1)) for x in (video_tokens, audio_tokens))
+    return info_nce(jnp.einsum("bid,bjd->bij", video, audio, precision="highest") / temperature)
 
 
 def relation_kl(teacher_logits, student_logits, temperature=1.0, clamp=False):
@@ -188,6 +205,12 @@ def fitnet_maps(key, teacher_width: int, student_width: int):
         name: {"kernel": init(k, (teacher_width, student_width)), "bias": jnp.zeros(student_width)}
         for name, k in zip(ENCODERS, jax.random.split(key, len(ENCODERS)), strict=True)
     }
+
+
+def _centred_unit(x):
+    """(clips, windows, width) → unit vectors around the mean of all."""
+    x = x - jnp.mean(x, axis=(0, 1))
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def _in_order(terms):

@@ -178,7 +178,9 @@ class SyncModel(nnx.Module):
         av_tokens, *av = self.av_encoder(audio_tokens, video_tokens, train, rngs)
         va_tokens, *va = self.va_encoder(video_tokens, audio_tokens, train, rngs)
         fusion_tokens, *fusion = self.fusion_encoder(av_tokens, va_tokens, train, rngs)
-        summary = jnp.max(fusion_tokens, axis=1)
+        # By index: the gradient of `max` compares recomputed values, and where rounding differs it is 0/0.
+        largest = jnp.argmax(fusion_tokens, axis=1, keepdims=True)
+        summary = jnp.take_along_axis(fusion_tokens, largest, axis=1)[:, 0]
         logits = self.classifier(jnp.tanh(self.head(summary)))[:, 0].astype(jnp.float32)
         relations = {"fusion": fusion, "av": av, "va": va}
         features = Features(

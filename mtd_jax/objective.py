@@ -25,6 +25,7 @@ class Objective:
     layer_weight: float
     balance_pairs: bool
     info_nce_weight: float
+    token_info_nce_weight: float
 
     @classmethod
     def from_config(cls, options) -> "Objective":
@@ -60,6 +61,13 @@ class Objective:
         if self.info_nce_weight:
             parts["info_nce"] = losses.info_nce(logits)
             task = task + self.info_nce_weight * parts["info_nce"]
+        if self.token_info_nce_weight:
+            tokens = (
+                _first_of_each(features.video_tokens, logits.shape, 2),
+                _first_of_each(features.audio_tokens, logits.shape, 1),
+            )
+            parts["token_info_nce"] = losses.token_info_nce(*tokens)
+            task = task + self.token_info_nce_weight * parts["token_info_nce"]
         if self.name == "bce":
             return task, parts
         teacher_logits, teacher_features = teacher
@@ -93,6 +101,11 @@ class Objective:
         else:
             extra = losses.minilm(features, teacher_features, self.temperature)
         return task + extra, parts | {self.name: extra}
+
+
+def _first_of_each(tokens, grid, repeated_axis):
+    """Tokens of all pairs (clips·windows·windows, time, width) → of the windows (clips, windows, time, width)."""
+    return jnp.take(tokens.reshape(*grid, *tokens.shape[1:]), 0, axis=repeated_axis)
 
 
 def _per_layer(terms) -> dict:

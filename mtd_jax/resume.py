@@ -26,12 +26,24 @@ _MAY_CHANGE = (
 
 
 def save_run(
-    manager: ocp.CheckpointManager, run: Run, state: TrainState, config, data_state: dict, metrics: dict | None
+    manager: ocp.CheckpointManager,
+    run: Run,
+    state: TrainState,
+    config,
+    data_state: dict,
+    train_seconds: float,
+    metrics: dict[str, float] | None,
 ):
-    """Hands the run to orbax, which writes it in the background; a checkpoint appears whole or not at all."""
+    """Hands the run to orbax, which writes it in the background; a checkpoint appears whole or not at all.
+
+    Args:
+      data_state: of the training iterator.
+      train_seconds: spent on the run so far, for the record.
+      metrics: of the validation, if there was one after this step; they decide which checkpoint is the best.
+    """
     step = int(state.step)
     description = describe(run.model, step, source=f"training, loss {run.objective.name}")
-    description |= {"training": config.to_dict(), "data": data_state}
+    description |= {"training": config.to_dict(), "data": data_state, "train_seconds": train_seconds}
     items = {
         "config": ocp.args.JsonSave(json.loads(json.dumps(description))),
         "model": ocp.args.StandardSave(_nested(state.params | state.statistics)),
@@ -43,7 +55,7 @@ def save_run(
 
 
 def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, sharding) -> tuple[TrainState, dict]:
-    """The latest state of the run and the state of its data iterator; `state` gives the structure.
+    """The latest state of the run, and its description as from `save_run`; `state` gives the structure.
 
     Raises:
       UserError: if the checkpoint was made with another configuration; the message names the fields.
@@ -73,7 +85,7 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
         learned=restored.loss if state.learned else {},
         optimizer=optimizer,
     )
-    return restored_state, description["data"]
+    return restored_state, description
 
 
 def _check_same_config(before: dict, now: dict, where: str):

@@ -19,6 +19,7 @@ from mtd_jax.metrics import MetricWriter
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
+from mtd_jax.platform import compiler_options
 from mtd_jax.resume import restore_run, save_run
 from mtd_jax.sharding import make_mesh, put_batch, replicate, split_rows
 from mtd_jax.step import Run, eval_step, initial_state, train_step
@@ -35,7 +36,7 @@ def train(config, workdir, report=print) -> dict:
       report: takes one line of progress at a time.
 
     Returns:
-      {"steps", "train_seconds" (of this call, compilation included), "validation": the last epoch's metrics}.
+      {"steps", "train_seconds" (over all calls, compilation included), "validation": the last epoch's metrics}.
 
     Raises:
       UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
@@ -69,6 +70,7 @@ def train(config, workdir, report=print) -> dict:
         in_shardings=(whole, whole, rows),
         out_shardings=(whole, whole),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
     eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(whole, rows), out_shardings=whole)
 
@@ -82,8 +84,9 @@ def train(config, workdir, report=print) -> dict:
     )
     with open_manager(workdir / "checkpoints") as manager:
         if manager.latest_step() is not None:
-            state, data_state = restore_run(manager, state, config, whole)
-            batches.set_state(data_state)
+            state, description = restore_run(manager, state, config, whole)
+            batches.set_state(description["data"])
+            started -= description["train_seconds"]
             report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
         first = int(state.step)
         writer = MetricWriter(workdir, first)
@@ -102,13 +105,16 @@ def train(config, workdir, report=print) -> dict:
                 if epoch_ends:
                     validation = validate_epoch(config, val_clips, eval_fn, state, mesh)
                     progress.epoch(step, step // steps_per_epoch, validation)
-                save_run(manager, run, state, config, batches.get_state(), validation if epoch_ends else None)
+                seconds = time.monotonic() - started
+                metrics = validation if epoch_ends else None
+                save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
             progress.catch_up()
             manager.wait_until_finished()
         finally:
             batches.close()
             writer.close()
         if first >= total_steps:
+            started = time.monotonic() - description["train_seconds"]
             report(f"nothing to do: {workdir} has its {total_steps} steps; raise config.epochs to go on")
             validation = dict(manager.metrics(manager.latest_step()) or {})
     return {"steps": total_steps, "train_seconds": time.monotonic() - started, "validation": validation}
@@ -171,7 +177,7 @@ class Progress:
             return
         (step, metrics), self._pending = self._pending, None
         total = float(metrics["total"])
-        if not np.isfinite(total):
+        if not np.isfinite(total) or not np.isfinite(metrics["gradient_norm"]):
             self._manager.wait_until_finished()
             last = self._manager.latest_step()
             saved = (
@@ -180,7 +186,7 @@ class Progress:
                 else f"last good one: {self._manager.directory}/{last}"
             )
             raise UserError(
-                f"the loss is {total} at step {step}; {saved}; "
+                f"loss {total}, gradient norm {float(metrics['gradient_norm'])} at step {step}; {saved}; "
                 "lower the learning rate or set config.optimizer.clip_norm"
             )
         if step % self._config.log_every and step != self._total_steps:

@@ -55,7 +55,7 @@ def test_mtd_loss_parts_and_gradients_match_the_reference(golden_gradients, temp
     first = np.transpose(gradients["video_prenet/blocks/0/conv/kernel"], (4, 3, 0, 1, 2))[:2]
     scale = np.abs(reference["conv0_weight_grad"]).max()
     # Rounding flips a few ReLUs: the reference's float32 gradient is itself 3.5e-3 from its float64 one at T = 1
-    # (ours is 8e-6 from the latter). `test_gradients_match_the_float64_twin` is the sharp check.
+    # (ours is 8e-6 from the latter). tests/test_gradients.py is the sharp check.
     np.testing.assert_allclose(first, reference["conv0_weight_grad"], atol=1e-2 * scale)
     norms = golden(f"mtd_grad_norms_T{temperature}.json")
     checked = 0
@@ -115,6 +115,18 @@ def test_info_nce_by_hand():
     columns = (-math.log(math.e**2 / (math.e**2 + math.e)) - math.log(math.e / (math.e + 1))) / 2
     np.testing.assert_allclose(losses.info_nce(logits), (rows + columns) / 2, rtol=1e-6)
     assert losses.info_nce(jnp.ones((4, 1, 1))) == 0
+
+
+def test_token_info_nce_knows_matching_windows_whatever_the_scale():
+    rng = np.random.default_rng(0)
+    video = jnp.asarray(rng.standard_normal((2, 4, 5, 6)), jnp.float32)
+    audio = jnp.repeat(video, 3, axis=2)  # 15 steps: three of each frame
+    assert losses.token_info_nce(video, audio) < 0.05
+    np.testing.assert_allclose(
+        losses.token_info_nce(video, 7 * audio), losses.token_info_nce(video, audio), atol=1e-5
+    )
+    assert losses.token_info_nce(video, audio[:, ::-1]) > 3
+    assert losses.token_info_nce(video, jnp.ones_like(audio)) == pytest.approx(math.log(4), rel=1e-5)
 
 
 def test_relation_kl_by_hand():

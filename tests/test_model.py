@@ -151,7 +151,7 @@ def test_dropout_acts_in_training_only():
 
     @functools.partial(jax.jit, static_argnums=1)
     def score(seed, train):
-        return model.compare(*tokens, train=train, rngs=nnx.Rngs(dropout=seed))[0]
+        return model.compare(*tokens, train=train, rngs=nnx.Rngs(dropout=jax.random.key(seed)))[0]
 
     np.testing.assert_array_equal(score(0, False), score(1, False))
     np.testing.assert_array_equal(score(0, True), score(0, True))

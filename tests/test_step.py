@@ -3,12 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
+from converters.key_table import to_torch
 from mtd_jax import step as step_module
-from mtd_jax.arrays import model_arrays, split_statistics
+from mtd_jax.arrays import model_arrays
 from mtd_jax.config import default_config
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
@@ -16,7 +15,6 @@ from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.step import Run, TrainState, initial_state, train_step
 from tests.golden_models import TEACHER, golden, recipe_model
 from tests.recipe import state_dict_shapes
-from converters.key_table import to_torch
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
 

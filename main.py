@@ -1,0 +1,79 @@
+"""MTD-JAX on the command line: `python main.py --help` lists the flags, README.md has the recipes."""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mtd_jax.errors import UserError
+
+MODES = ("demo", "train", "evaluate", "synthesize")
+MODE = flags.DEFINE_enum("mode", "demo", MODES, "What to do. The demo needs no other flag.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "train, evaluate: configs/NAME.py, or NAME.py:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "demo, train: folder for everything that is made. [demo: workdir]")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate: checkpoint directory, or a training's --workdir.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "synthesize: new folder. evaluate: JSON file. [CHECKPOINT/evaluation.json]"
+)
+LIST = flags.DEFINE_string("list", "test", "evaluate: list of clips, a name in config.data.root or a path.")
+SEED = flags.DEFINE_integer("seed", 0, "demo, synthesize: everything random follows from it.")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "synthesize: length of a clip.")
+CLIPS = {
+    name: flags.DEFINE_integer(f"{name}_clips", count, f"synthesize: clips on the list {name}.txt.")
+    for name, count in (("train", 200), ("val", 12), ("test", 24))
+}
+MP4_CLIPS = flags.DEFINE_integer("mp4_clips", 4, "synthesize: clips of the test list to write as .mp4 too.")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    # Imported here: JAX takes seconds, and data workers import this file anew.
+    if MODE.value == "synthesize":
+        from mtd_jax.data.corpus import synthesize
+
+        counts = {f"{name}_clips": flag.value for name, flag in CLIPS.items()}
+        synthesize(needed(OUTPUT), seed=SEED.value, seconds=SECONDS.value, mp4_clips=MP4_CLIPS.value, **counts)
+        return
+    from mtd_jax import demo, evaluate, platform, train
+
+    platform.prepare()
+    if MODE.value == "demo":
+        demo.demo(WORKDIR.value or "workdir", SEED.value)
+    elif MODE.value == "train":
+        train.train(needed(CONFIG), needed(WORKDIR))
+    else:
+        evaluate.evaluate_list(needed(CONFIG), needed(CHECKPOINT), LIST.value, OUTPUT.value)
+
+
+def needed(flag):
+    if not flag.value:
+        raise UserError(f"--mode={MODE.value} needs --{flag.name}")
+    return flag.value
+
+
+def parse(argv):
+    """Reads the flags and the config file; whatever is wrong with them becomes a `UserError`."""
+    try:
+        flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.model  # noqa: B018 (a file that cannot be read is reported on first use)
+    except (AttributeError, KeyError) as error:
+        name = " ".join(str(error).split())
+        raise UserError(f"--config: there is no field {name}; see mtd_jax/config.py for the fields") from error
+    except (OSError, TypeError, ValueError, ImportError) as error:
+        raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
+
+
+def run(argv) -> int:
+    """Runs one command; a user's mistake becomes one line on stderr and exit code 1."""
+    try:
+        parse(argv)
+        app.run(main, argv=argv[:1])
+    except (UserError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

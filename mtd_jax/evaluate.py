@@ -1,0 +1,121 @@
+"""The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mtd_jax.checkpoint import load_model
+from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.errors import UserError
+from mtd_jax.model import SyncModel, count_parameters
+from mtd_jax.scoring import context_accuracy, score_clip, window_offsets
+
+CONTEXTS = (5, 7, 9, 11, 13, 15)
+# LRS2, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
+PUBLISHED_LRS2 = {
+    "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
+    "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
+    "AVST": (42.4, (92.0, 95.5, 97.7, 98.8, 99.3, 99.6)),
+    "VocaLiST": (80.1, (92.8, 96.7, 98.4, 99.3, 99.6, 99.8)),
+    "VocaLiST, reproduced": (80.1, (92.44, 96.52, 98.27, 99.13, 99.53, 99.76)),
+    "MTDVocaLiST": (13.28, (91.46, 95.74, 97.99, 98.95, 99.46, 99.68)),
+}
+
+
+def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress: bool = True) -> dict[str, Any]:
+    """Scores every clip of a source and takes the mean over clips of the share of right windows.
+
+    Args:
+      source: clips in sync, for example `Lrs2Source`; what it left out itself is in its `skipped`.
+      reference_edges: the published protocol's quirk in short clips, see `scoring.score_clip`.
+
+    Returns:
+      {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
+      "skipped": {reason: count}}. A clip's offset_frames is the median over its windows at the longest context.
+
+    Raises:
+      UserError: if no clip could be scored.
+    """
+    window = model.config.window_frames
+    clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
+    for index in track(range(len(source)), description="scoring", disable=not progress, transient=True):
+        clip = source[index]
+        try:
+            frames = clip.frames[: clip.num_frames]
+            # The whole waveform: its last mel columns reach beyond the last frame.
+            waveform = clip.waveform[: len(clip.waveform)]
+        except UnusableClip as error:
+            skipped[error.reason] = skipped.get(error.reason, 0) + 1
+            continue
+        scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
+        clips.append(
+            {
+                "name": clip.name,
+                "windows": len(scores),
+                "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in CONTEXTS},
+                "offset_frames": float(np.median(window_offsets(scores, CONTEXTS[-1], window))),
+            }
+        )
+    if not clips:
+        raise UserError(f"none of the clips could be scored; left out: {skipped}")
+    accuracy = {str(k): float(np.mean([clip["accuracy"][str(k)] for clip in clips])) for k in CONTEXTS}
+    return {"accuracy": accuracy, "clips": clips, "skipped": skipped}
+
+
+def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
+    """Prints accuracies in % by context.
+
+    Args:
+      rows: {name: (parameters in millions, accuracy by context as from `evaluate`)}.
+      published: put the published LRS2 rows above them.
+    """
+    title = "Accuracy (%) by context K in frames"
+    table = Table("", "params", *(f"K{k}" for k in CONTEXTS), title=title)
+    if published:
+        for name, (millions, percent) in PUBLISHED_LRS2.items():
+            table.add_row(
+                f"{name} (published, LRS2)", f"{millions:g} M", *(f"{p:g}" for p in percent), style="dim"
+            )
+        table.add_section()
+    for name, (millions, accuracy) in rows.items():
+        table.add_row(name, f"{millions:.2f} M", *(f"{100 * accuracy[str(k)]:.2f}" for k in CONTEXTS))
+    Console(width=100).print(table)
+
+
+def write_json(path, results: dict):
+    """Writes `results` as JSON, whole or not at all."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    partial.rename(path)
+
+
+def evaluate_list(config, checkpoint, list_name: str, output: str | None):
+    """`--mode=evaluate`: scores a list of config.data.root, prints the table, writes the JSON."""
+    started = time.monotonic()
+    model = load_model(checkpoint)
+    source = Lrs2Source(config.data.root, list_name, min_frames=model.config.window_frames + 1)
+    results = evaluate(model, source, reference_edges=config.evaluation.reference_edges)
+    print_table({str(checkpoint): (count_parameters(model) / 1e6, results["accuracy"])}, published=True)
+    left_out = sum(results["skipped"].values())
+    print(
+        f"{len(results['clips'])} clips of {source.list_path} scored, "
+        f"{left_out} left out {results['skipped'] or ''}"
+    )
+    settings = {
+        "checkpoint": str(checkpoint),
+        "list": str(source.list_path),
+        "reference_edges": config.evaluation.reference_edges,
+        "seconds": time.monotonic() - started,
+    }
+    path = output or epath.Path(checkpoint) / "evaluation.json"
+    write_json(path, settings | results)
+    print(f"per-clip results: {path}")

@@ -1,0 +1,85 @@
+"""The command line as a user meets it: one line per mistake, no traceback; synthesise → train → evaluate."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = "--config.model.widths=(4,4,8,8,8)", "--config.model.num_heads=2", "--config.model.num_layers=1"
+
+
+def run_main(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--mode=fly"], "demo|train|evaluate|synthesize"),
+        (["--colour=red"], "Unknown command line flag"),
+        (["--mode=train"], "needs --config"),
+        (["--mode=synthesize"], "needs --output"),
+        (["--mode=synthesize", "--output=/dev/null"], "/dev/null"),
+        (["--mode=train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
+        (["--mode=train", "--config=configs/demo.py:nobody", "--workdir=x"], "student_plain"),
+        (["--mode=train", "--config=configs/teacher.py", "--config.depth=3", "--workdir=x"], "depth"),
+        (["--mode=train", "--config=configs/teacher.py", "--config.epochs=many", "--workdir=x"], "many"),
+        (["--mode=train", "--config=configs/teacher.py", "--workdir=x"], "config.data.root"),
+        (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
+    result = run_main(*arguments)
+    assert result.returncode != 0
+    assert result.stdout == ""
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (ROOT / "x").exists()
+
+
+def test_synthesise_train_evaluate(tmp_path):
+    corpus, teacher, student = tmp_path / "corpus", tmp_path / "teacher", tmp_path / "student"
+    counts = ["--train_clips=4", "--val_clips=2", "--test_clips=2", "--mp4_clips=1", "--seconds=1.2"]
+    made = run_main("--mode=synthesize", f"--output={corpus}", *counts)
+    assert made.returncode == 0, made.stderr
+    assert len(list(corpus.glob("mp4/*/*.mp4"))) == 1
+    common = [*TINY, f"--config.data.root={corpus}", "--config.data.train_list=train", "--config.batch_size=2"]
+    common += ["--config.val_batch_size=2", "--config.epochs=1", "--config.log_every=1"]
+    trained = run_main("--mode=train", "--config=configs/teacher.py:tiny", *common, f"--workdir={teacher}")
+    assert trained.returncode == 0, trained.stderr
+    assert "step 2/2" in trained.stdout and "validation" in trained.stdout
+    distil = ["--mode=train", "--config=configs/distill.py:tiny", f"--config.teacher={teacher}"]
+    distilled = run_main(*distil, *common, f"--workdir={student}")
+    assert distilled.returncode == 0, distilled.stderr
+    scored = run_main(
+        "--mode=evaluate", "--config=configs/distill.py:tiny", *common, f"--checkpoint={student}",
+        f"--output={tmp_path / 'result.json'}",
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    assert "2 clips" in scored.stdout and "K15" in scored.stdout
+    assert len(json.loads((tmp_path / "result.json").read_text())["clips"]) == 2
+
+
+def test_importing_the_package_does_not_import_jax():
+    code = "import sys, mtd_jax, mtd_jax.data.pipeline; print('flax' in sys.modules, 'optax' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_public_names_exist():
+    import mtd_jax
+
+    for name in mtd_jax.__all__:
+        assert callable(getattr(mtd_jax, name)), name
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = mtd_jax.nonsense

@@ -1,0 +1,259 @@
+"""Training end to end on a tiny corpus: every loss, resuming, faults, evaluation, scoring."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import mtd_jax
+from mtd_jax import train as train_module
+from mtd_jax.checkpoint import load_description, load_loss_weights, open_manager, save_model
+from mtd_jax.config import default_config, validate
+from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.errors import UserError
+from mtd_jax.evaluate import evaluate, evaluate_list
+from mtd_jax.model import ModelConfig
+from mtd_jax.optimizer import schedule_factor
+from mtd_jax.train import train
+
+SMALL = {"widths": (4, 4, 8, 8, 8), "num_heads": 2, "num_layers": 1, "stem_stride": (2, 2), "last_stride": (1, 1)}
+STUDENT = ModelConfig(**SMALL)
+
+
+def small_config(corpus, **loss):
+    config = default_config(STUDENT)
+    config.data.root = str(corpus)
+    config.data.train_list = "train"
+    config.data.workers = 0
+    config.batch_size = config.val_batch_size = 2
+    config.epochs = 2
+    config.draws_per_epoch = 4
+    config.log_every = 1
+    config.optimizer.learning_rate = 1e-3
+    config.loss.update(loss)
+    return config
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir, step):
+    with open_manager(workdir / "checkpoints", read_only=True) as manager:
+        assert step in manager.all_steps()
+    return mtd_jax.checkpoint.restore_arrays(workdir / "checkpoints" / str(step), "model")
+
+
+@pytest.fixture(scope="module")
+def teacher(corpus, tmp_path_factory):
+    """A wider model, trained by plain BCE."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    config = small_config(corpus)
+    config.model.widths = (4, 4, 8, 8, 16)
+    train(config, workdir, report=lambda line: None)
+    return workdir
+
+
+@pytest.mark.parametrize("loss", ["mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm"])
+def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tmp_path):
+    config = small_config(corpus, name=loss, temperature=2.0)
+    config.loss.layers.fusion = (1,)
+    config.teacher = str(teacher)
+    before = mtd_jax.checkpoint.restore_arrays(mtd_jax.checkpoint.find_checkpoint(teacher), "model")
+    result = train(config, tmp_path, report=lambda line: None)
+    assert result["steps"] == 4
+    logged = lines(tmp_path)
+    steps = [row for row in logged if "total" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert all(np.isfinite(list(row.values())).all() for row in logged)
+    epochs = [row for row in logged if "epoch" in row]
+    assert len(epochs) == 2 and {"val_loss", "val_accuracy", "val_f1", "val_f1_reference"} <= epochs[0].keys()
+    if loss == "mtd":
+        uncertainty = load_loss_weights(tmp_path)
+        assert uncertainty.shape == (4,) and not np.allclose(uncertainty, 1)
+        assert {"attention_fusion_1", "value_va_1", "uncertainty_3", "learning_rate"} <= steps[0].keys()
+    assert (tmp_path / "tensorboard").is_dir()
+    # The teacher is frozen, and never written into the student's checkpoint.
+    after = mtd_jax.checkpoint.restore_arrays(mtd_jax.checkpoint.find_checkpoint(teacher), "model")
+    assert all((before[name] == after[name]).all() for name in before)
+    model = mtd_jax.load_model(tmp_path)
+    assert model.config == STUDENT
+    clip = Lrs2Source(corpus, "test", min_frames=6)[0]
+    scores = mtd_jax.score_clip(model, clip.frames[: clip.num_frames], clip.waveform[: len(clip.waveform)])
+    assert scores.shape == (35, 31) and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("pairing", ["reference", "grid"])
+def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_path, monkeypatch):
+    config = small_config(corpus, name="mtd")
+    config.teacher = str(teacher)
+    if pairing == "grid":
+        config.data.pairing, config.data.windows, config.data.min_gap = "grid", 3, 5
+        config.loss.info_nce_weight, config.loss.balance_pairs = 1.0, True
+    config.checkpoint_every = 1
+    train(config, tmp_path / "whole", report=lambda line: None)
+
+    class Killed(Exception):
+        pass
+
+    after_dispatch = train_module.Progress.after_dispatch
+
+    def kill_at_step_4(self, step, metrics, skipped):
+        after_dispatch(self, step, metrics, skipped)
+        if step == 4:
+            raise Killed
+
+    monkeypatch.setattr(train_module.Progress, "after_dispatch", kill_at_step_4)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "broken", report=lambda line: None)
+    monkeypatch.undo()
+    said = []
+    train(config, tmp_path / "broken", report=said.append)
+    assert said[0].startswith("resumed from step 3 of 4")
+    whole, broken = weights(tmp_path / "whole", 4), weights(tmp_path / "broken", 4)
+    assert whole.keys() == broken.keys()
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], broken[name], err_msg=name)
+    np.testing.assert_array_equal(load_loss_weights(tmp_path / "whole"), load_loss_weights(tmp_path / "broken"))
+    totals = [[row["total"] for row in lines(tmp_path / run) if "total" in row] for run in ("whole", "broken")]
+    assert totals[0] == totals[1]
+
+
+def test_running_again_after_the_end_changes_nothing(corpus, teacher):
+    said = []
+    config = small_config(corpus)
+    config.model.widths = (4, 4, 8, 8, 16)
+    before = (teacher / "metrics.jsonl").read_text()
+    train(config, teacher, report=said.append)
+    assert "nothing to do" in said[-1]
+    assert (teacher / "metrics.jsonl").read_text() == before
+
+
+def test_best_and_last_are_kept(corpus, tmp_path, monkeypatch):
+    losses = iter([0.9, 0.2, 0.5, 0.6])
+
+    def validation(*args):
+        return {"val_loss": next(losses), "val_accuracy": 0.5}
+
+    monkeypatch.setattr(train_module, "validate_epoch", validation)
+    config = small_config(corpus)
+    config.epochs = 4
+    train(config, tmp_path, report=lambda line: None)
+    with open_manager(tmp_path / "checkpoints", read_only=True) as manager:
+        assert sorted(manager.all_steps()) == [4, 8]
+    assert load_description(tmp_path)["step"] == 4
+
+
+def test_another_configuration_is_refused_by_name(corpus, teacher):
+    config = small_config(corpus)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate \(was 0\.001, is 0\.5\)"):
+        train(config, teacher, report=lambda line: None)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
+    config = small_config(corpus)
+    config.optimizer.learning_rate = 1e30
+    config.epochs = 4
+    with pytest.raises(UserError, match=r"(nan|inf).* at step \d+; (last good one: .*|there is no checkpoint)"):
+        train(config, tmp_path, report=lambda line: None)
+
+
+def test_broken_clips_are_counted_not_fatal(corpus, tmp_path):
+    config = small_config(corpus)
+    config.data.train_list = str(tmp_path / "list.txt")
+    names = (corpus / "train.txt").read_text().split()
+    (tmp_path / "list.txt").write_text("\n".join([*names, "speaker99999/00000"]))
+    train(config, tmp_path / "run", report=lambda line: None)
+    assert lines(tmp_path / "run")[-1]["step"] == 4
+
+
+def test_evaluation_writes_json_and_prints_the_published_rows(corpus, teacher, tmp_path, capsys):
+    config = small_config(corpus)
+    evaluate_list(config, str(teacher), "test", str(tmp_path / "result.json"))
+    printed = capsys.readouterr().out
+    assert "MTDVocaLiST (published, LRS2)" in printed and "99.68" in printed
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["skipped"] == {} and len(result["clips"]) == 3
+    assert result["clips"][0]["windows"] == 35
+    means = {k: np.mean([clip["accuracy"][k] for clip in result["clips"]]) for k in result["accuracy"]}
+    assert result["accuracy"] == pytest.approx(means)
+    assert list(result["accuracy"]) == ["5", "7", "9", "11", "13", "15"]
+
+
+def test_evaluation_counts_clips_it_cannot_read(corpus, teacher, tmp_path):
+    names = [line.split()[0] for line in (corpus / "test.txt").read_text().splitlines()]
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        for file in (corpus / name).iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / names[0] / "7.jpg").write_bytes(b"no picture")
+    (tmp_path / names[1] / "audio.wav").unlink()
+    (tmp_path / "test.txt").write_text("\n".join(names))
+    result = evaluate(mtd_jax.load_model(teacher), Lrs2Source(tmp_path, "test", min_frames=6), progress=False)
+    assert [clip["name"] for clip in result["clips"]] == names[2:]
+    assert sum(result["skipped"].values()) == 2
+
+
+def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
+    save_model(tmp_path / "deep", mtd_jax.create_model(ModelConfig(**(SMALL | {"num_layers": 2})), 0))
+    config = small_config(corpus, name="mtd")
+    config.teacher = str(tmp_path / "deep")
+    with pytest.raises(UserError, match="num_layers: expected 2"):
+        train(config, tmp_path / "run", report=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("batch_size", 0, "at least 1"),
+        ("batch_size", 3, "a multiple of the 2 devices"),
+        ("mesh.data", 3, "the devices here"),
+        ("loss.name", "mse", "one of bce"),
+        ("loss.name", "mtd", "needs a teacher"),
+        ("loss.temperature", 0.0, "more than 0"),
+        ("optimizer.schedule", "linear", "one of constant"),
+        ("loss.info_nce_weight", 1.0, "reference pairs"),
+        ("loss.layers.va", (5,), "layers from 1 to 1"),
+        ("data.root", "", "folder of the clips"),
+        ("model.pixels", "bgr", "rgb255"),
+        ("teacher", "somewhere", "uses none"),
+    ],
+)
+def test_impossible_configurations_are_one_clear_line(field, value, message):
+    config = small_config("somewhere")
+    section, *rest = field.split(".")
+    target = config
+    for name in field.split(".")[:-1]:
+        target = target[name]
+    target[field.split(".")[-1]] = value
+    with pytest.raises(UserError, match=message) as error:
+        validate(config, num_devices=2)
+    assert "\n" not in str(error.value)
+
+
+def test_stepwise_schedule_is_the_published_one():
+    options = default_config(STUDENT).optimizer
+    options.schedule, options.warmup_epochs = "stepwise", 10.0
+    factor = schedule_factor(options, steps_per_epoch=7, total_steps=560)
+    for epoch, expected in [
+        (1, 0.1),
+        (9, 0.9),
+        (10, 1.0),
+        (11, 1.0),
+        (29, 1.0),
+        (30, 0.8),
+        (50, 0.64),
+        (80, 0.512),
+    ]:
+        for step in (7 * (epoch - 1), 7 * epoch - 1):
+            assert float(factor(np.int32(step))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero():
+    options = default_config(STUDENT).optimizer
+    options.schedule, options.warmup_epochs = "cosine", 1.0
+    factor = jax.vmap(schedule_factor(options, steps_per_epoch=10, total_steps=100))(np.arange(100))
+    np.testing.assert_allclose(factor[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    assert (np.diff(factor[10:]) < 0).all() and factor[-1] < 1e-3
