@@ -1,0 +1,234 @@
+"""From any video file to a verdict: are picture and sound together, and if not, by how much?"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME, Clip
+from mtd_jax.errors import UserError
+from mtd_jax.media.boxes import FaceBox
+from mtd_jax.media.decode import open_video
+from mtd_jax.media.extract import FaceClip, face_clips
+from mtd_jax.media.faces import FaceDetector
+from mtd_jax.media.find import FindSettings, FoundFaces, face_source
+from mtd_jax.model import SyncModel
+from mtd_jax.scoring import MAX_SHIFT, score_clip
+from mtd_jax.verdict import Segment, Verdict, Window, judge, material_warnings
+
+Progress = Callable[[str, float, float | None], None]  # what is being done, how much of how much (if known)
+_CHUNK = 500  # windows scored at a time: an hour of video fits into memory. A multiple of 5, see score_track
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One face of a video and its verdict, whose numbers are attributes of the track too.
+
+    Attributes:
+      start_seconds, end_seconds: counted from the first picture.
+      box: x0, y0, x1, y1 in pixels, the middle of the track's boxes.
+      verdict: see there for the meaning of each number.
+      scores: float32 (N, 2·max_shift + 1) logits, column c is audio shifted by c − max_shift frames.
+      thumbnail: uint8 (96, 96, 3) RGB.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    box: tuple[float, float, float, float]
+    verdict: Verdict
+    scores: np.ndarray
+    thumbnail: np.ndarray
+
+    @property
+    def offset_frames(self) -> int:
+        return self.verdict.offset_frames
+
+    @property
+    def offset_seconds(self) -> float:
+        return self.verdict.offset_seconds
+
+    @property
+    def confidence(self) -> float:
+        return self.verdict.confidence
+
+    @property
+    def in_sync(self) -> bool:
+        return self.verdict.in_sync
+
+    @property
+    def windows(self) -> list[Window]:
+        return self.verdict.windows
+
+    @property
+    def segments(self) -> list[Segment]:
+        return self.verdict.segments
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.verdict.warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `detect_offset` found.
+
+    Attributes:
+      video: path as given.
+      tracks: at least one, by start and then from left to right.
+      speaker: number of the track whose lips fit the sound best: the one whose offset leads its rivals most.
+      warnings: about the file and its faces, and those of every track with its number.
+      fps: of all frame counts, 25 whatever the file's own rate.
+    """
+
+    video: str
+    tracks: list[Track]
+    speaker: int
+    warnings: list[str]
+    fps: int = FPS
+
+    @property
+    def speaker_track(self) -> Track:
+        return self.tracks[self.speaker]
+
+    def to_dict(self) -> dict:
+        """What `to_json` writes, see README.md."""
+        return {
+            "video": self.video,
+            "fps": self.fps,
+            "tracks": [_track_dict(track) for track in self.tracks],
+            "speaker": self.speaker,
+            "warnings": self.warnings,
+        }
+
+    def to_json(self) -> str:
+        """One JSON object in one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+
+def detect_offset(
+    model: SyncModel,
+    path: str | os.PathLike,
+    *,
+    faces: str | FaceDetector | list[FaceBox] = "mtcnn",
+    max_shift: int = MAX_SHIFT,
+    find: FindSettings | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Measures by how much picture and sound of a video are apart, for every face in it.
+
+    Args:
+      path: of any video file that FFmpeg reads.
+      faces: a name as in `face_source` ("mtcnn", "whole", an .onnx or .json file), or what that returns.
+      max_shift: offsets from −max_shift to max_shift frames of 40 ms are compared, ≥ 1.
+      find: how faces are searched.
+      progress: told what is being done, and how far it is.
+
+    Raises:
+      UserError: no usable video, sound or face.
+    """
+    if max_shift < 1:
+        raise UserError(f"expected max_shift ≥ 1 frame, got {max_shift}")
+    source = face_source(faces) if isinstance(faces, str) else faces
+    video = open_video(path)
+    looking = None if progress is None else lambda done, total: progress("looking for faces", done, total)
+    clips, found = face_clips(video, source, find, looking)
+    warnings = [*video.warnings, *_face_warnings(found)]
+    total = sum(clip.clip.num_frames for clip in clips)
+    tracks: list[Track] = []
+    done = 0
+    for clip in clips:
+
+        def scored(windows: int, before: int = done) -> None:
+            if progress is not None:
+                progress("scoring", before + windows, total)
+
+        place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
+        if clip.clip.num_frames <= model.config.window_frames:
+            warnings.append(f"{place} was left out: only {clip.clip.num_frames} frames of it have sound")
+        else:
+            tracks.append(_track(model, clip, max_shift, scored))
+        done += clip.clip.num_frames
+    if not tracks:
+        raise UserError(f"{path}: too short to measure: {warnings[-1]}, expected {model.config.window_frames + 1}")
+    for number, track in enumerate(tracks):
+        warnings += [f"track {number}: {line}" for line in track.warnings]
+    speaker = max(range(len(tracks)), key=lambda number: tracks[number].verdict.z)
+    return Result(str(path), tracks, speaker, warnings)
+
+
+def score_track(model: SyncModel, clip: Clip, max_shift: int, progress: Callable[[int], None] | None = None):
+    """`score_clip` of a clip of any length, a stretch of it in memory at a time.
+
+    Stretches start on multiples of 5 frames, which are whole mel columns, and overlap by max_shift and more, so
+    that the scores are those of the whole clip.
+
+    Returns:
+      float32 (N, 2·max_shift + 1).
+    """
+    window = model.config.window_frames
+    usable = clip.num_frames
+    count = usable - window
+    margin = 5 * (max_shift // 5 + 2)
+    rows = []
+    for start in range(0, count, _CHUNK):
+        end = min(start + _CHUNK, count)
+        first, last = max(start - margin, 0), min(end + margin + window, usable)
+        sound_end = len(clip.waveform) if last == usable else (last + 2) * SAMPLES_PER_FRAME
+        sound = clip.waveform[first * SAMPLES_PER_FRAME : sound_end]
+        part = score_clip(model, clip.frames[first:last], sound, max_shift=max_shift, reference_edges=False)
+        rows.append(part[start - first : end - first])
+        if progress is not None:
+            progress(end)
+    return np.concatenate(rows)
+
+
+def _track(model: SyncModel, clip: FaceClip, max_shift: int, progress: Callable[[int], None]) -> Track:
+    scores = score_track(model, clip.clip, max_shift, progress)
+    verdict = judge(scores, clip.start_seconds, model.config.window_frames)
+    verdict.warnings.extend(material_warnings(_motion(clip.clip), _loudness(clip.clip)))
+    return Track(clip.start_seconds, clip.end_seconds, clip.track.box, verdict, scores, clip.thumbnail)
+
+
+def _motion(clip: Clip) -> float:
+    """Mean change of the mouth region between frames in grey levels, over ten stretches of up to a second."""
+    starts = np.linspace(0, max(clip.num_frames - FPS, 0), 10).astype(int)
+    changes = [np.diff(clip.frames[s : min(s + FPS, clip.num_frames)][:, 8:, 24:72].astype(np.int16), axis=0)
+               for s in sorted(set(starts.tolist()))]  # fmt: skip
+    return float(np.mean([np.abs(change).mean() for change in changes]))
+
+
+def _loudness(clip: Clip) -> float:
+    """RMS of the loudest tenth of the frames' sound, full scale = 1."""
+    frames = np.asarray(clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME]).reshape(-1, SAMPLES_PER_FRAME)
+    power = np.sort([float(np.mean(np.square(frame.astype(np.float64) / 32768))) for frame in frames])
+    return float(np.sqrt(power[-max(len(power) // 10, 1) :].mean()))
+
+
+def _face_warnings(found: FoundFaces) -> list[str]:
+    """What of the video was not measured."""
+    lines = [f"no face at {start / FPS:.1f}–{end / FPS:.1f} s" for start, end in found.faceless]
+    if len(lines) > 3:
+        share = sum(end - start for start, end in found.faceless) / found.num_frames
+        lines = [f"no face in {len(lines)} stretches, {share:.0%} of the video"]
+    return lines + [
+        f"a face at {d.start / FPS:.1f}–{d.end / FPS:.1f} s was left out: {d.reason}" for d in found.dropped
+    ]
+
+
+def _track_dict(track: Track) -> dict:
+    verdict = track.verdict
+    return {
+        "start_seconds": track.start_seconds,
+        "end_seconds": track.end_seconds,
+        "box": list(track.box),
+        "offset_frames": verdict.offset_frames,
+        "offset_seconds": verdict.offset_seconds,
+        "confidence": verdict.confidence,
+        "in_sync": verdict.in_sync,
+        "windows": [dataclasses.asdict(window) for window in verdict.windows],
+        "score": verdict.score,
+        "max_shift": verdict.max_shift,
+        "drift": {"detected": verdict.drifts, "segments": [dataclasses.asdict(s) for s in verdict.segments]},
+    }

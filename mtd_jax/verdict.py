@@ -1,0 +1,207 @@
+"""What the scores of a face track say: the offset, how sure it is, and whether it stays. Pure NumPy.
+
+How sure: the best offset is compared with every other one that is not its neighbour, window by window. The mean
+difference of their scores, in units of its standard error, is z; the smallest z counts (the closest rival), and
+confidence = erf(z / √2). So 1 means that no other offset comes close, and 0 that another one does just as well.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from mtd_jax.data.clip import FPS
+from mtd_jax.scoring import context_scores
+
+TOLERANCE = 1  # frames; people don't notice 40 ms, and the published protocol counts them as right
+CONFIDENT = 0.9  # below it the offset is a guess; README.md has the histogram this follows from
+_CONTEXT = 15  # frames behind the offset of a window
+_SEGMENT = 3 * FPS  # windows behind a point of the offset over time
+_ENOUGH = FPS  # windows to judge by, even where that narrows the range of shifts
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The 15 frames around one window: their best offset (positive = the audio is early) and its mean logit."""
+
+    start_seconds: float
+    offset_frames: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """About 3 s of a track, judged alone."""
+
+    start_seconds: float
+    end_seconds: float
+    offset_frames: int
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What holds for a whole track.
+
+    Attributes:
+      offset_frames: in frames of 40 ms, positive = the audio is early: delay it to fix.
+      confidence: 0 … 1, see above. Low means wrong face, no speech, picture and sound of different recordings,
+        too little material, an offset outside the range, or one that changes.
+      z: the unbounded number behind it.
+      max_shift: offsets from −max_shift to max_shift were compared; less than asked for in short tracks.
+      score: mean logit at the offset; above 0 the model takes the two to belong together.
+      windows: one per window that sees every one of these shifts.
+      segments: the offset over time.
+      drifts: segments that are sure of themselves disagree by more than a frame.
+      warnings: reasons for doubt, one line each.
+    """
+
+    offset_frames: int
+    confidence: float
+    z: float
+    max_shift: int
+    score: float
+    windows: list[Window]
+    segments: list[Segment]
+    drifts: bool
+    warnings: list[str]
+
+    @property
+    def offset_seconds(self) -> float:
+        return self.offset_frames / FPS
+
+    @property
+    def in_sync(self) -> bool:
+        return abs(self.offset_frames) <= TOLERANCE
+
+    @property
+    def is_sure(self) -> bool:
+        return self.confidence >= CONFIDENT
+
+    @property
+    def words(self) -> str:
+        """The offset with its sign in words."""
+        return words(self.offset_frames)
+
+
+def words(offset_frames: int) -> str:
+    """An offset as people say it: "the audio is early by 160 ms (4 frames)"."""
+    if offset_frames == 0:
+        return "picture and sound are in sync"
+    side, count = ("early" if offset_frames > 0 else "late"), abs(offset_frames)
+    return f"the audio is {side} by {1000 * count // FPS} ms ({count} frame{'s' if count > 1 else ''})"
+
+
+def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5) -> Verdict:
+    """Judges one track by its scores.
+
+    All shifts are compared on the same windows, those that see all. A track too short for that is judged on
+    fewer shifts.
+
+    Args:
+      scores: (N, 2·max_shift + 1) of `score_clip` with reference_edges=False, N ≥ 1.
+      start_seconds: of the track in the video.
+      window_frames: T of the model.
+    """
+    count, asked = len(scores), scores.shape[1] // 2
+    reach = min(asked, (count - min(_ENOUGH, max(count // 3, 1))) // 2)
+    inside = slice(reach, count - reach)
+    # Context reaches over the ends of `inside`; what it finds there is −1000 at worst, and only for rivals' rows.
+    scores = np.asarray(scores, np.float64)[inside, asked - reach : asked + reach + 1]
+    start_seconds += reach / FPS
+    offset, z = _best(scores)
+    smooth = context_scores(scores, max(_CONTEXT, window_frames), window_frames)
+    windows = [
+        Window(start_seconds + i / FPS, reach - int(best), float(smooth[i, best]))
+        for i, best in enumerate(np.argmax(smooth, axis=1))
+    ]
+    segments = []
+    for rows in np.array_split(np.arange(len(scores)), max(round(len(scores) / _SEGMENT), 1)):
+        part, part_z = _best(scores[rows])
+        start, end = start_seconds + rows[0] / FPS, start_seconds + (rows[-1] + window_frames) / FPS
+        segments.append(Segment(start, end, part, _confidence(part_z)))
+    sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
+    drifts = bool(sure) and max(sure) - min(sure) > TOLERANCE
+    verdict = Verdict(
+        offset, _confidence(z), z, reach, float(scores[:, reach - offset].mean()), windows, segments, drifts, []
+    )
+    verdict.warnings.extend(_warnings(verdict, asked, count + window_frames))
+    return verdict
+
+
+def material_warnings(motion: float, loudness: float) -> list[str]:
+    """Doubts about what was measured.
+
+    Args:
+      motion: mean change of the mouth region from frame to frame, in grey levels of 255.
+      loudness: of the loudest tenth of the sound, RMS in [0, 1].
+    """
+    warnings = []
+    if loudness == 0:
+        warnings.append("the sound is silent: there is nothing to compare with")
+    elif loudness < 10 ** (-50 / 20):
+        warnings.append(f"the sound is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
+    if motion < 0.25:
+        warnings.append(f"the mouth region hardly moves ({motion:.2f} grey levels per frame): a still picture?")
+    return warnings
+
+
+def _best(scores: np.ndarray) -> tuple[int, float]:
+    """The offset with the best mean over the windows, and its lead over the closest rival in standard errors."""
+    means = scores.mean(axis=0)
+    best, middle = int(np.argmax(means)), scores.shape[1] // 2
+    rivals = np.abs(np.arange(len(means)) - best) > TOLERANCE
+    if not rivals.any() or len(scores) < 2:
+        return middle - best, 0.0
+    lead = scores[:, [best]] - scores[:, rivals]
+    error = np.maximum(_standard_error(lead), 1e-9)
+    return middle - best, float(min((lead.mean(axis=0) / error).min(), 1e6))
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over axis 0. Neighbouring windows share frames, and speech rhythm reaches further: the long-run
+    variance (Newey and West 1987, lags up to 1 s), never less than if every fifth window were independent."""
+    count = len(values)
+    centred = values - values.mean(axis=0)
+    lags = min(FPS, count // 4)
+    total = (centred**2).sum(axis=0)
+    floor = 5 * total
+    for lag in range(1, lags + 1):
+        total = total + 2 * (1 - lag / (lags + 1)) * (centred[lag:] * centred[:-lag]).sum(axis=0)
+    return np.sqrt(np.maximum(total, floor)) / count
+
+
+def _confidence(z: float) -> float:
+    return math.erf(max(z, 0.0) / math.sqrt(2))
+
+
+def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:
+    warnings = []
+    if verdict.max_shift < asked:
+        tested = f"only offsets up to {verdict.max_shift} frames could be compared" if verdict.max_shift else (
+            "no offset could be compared"
+        )  # fmt: skip
+        warnings.append(f"short: {frames / FPS:.2f} s, {tested} (asked for {asked})")
+    if verdict.max_shift and abs(verdict.offset_frames) == verdict.max_shift:
+        warnings.append(
+            "the best offset is at the edge of the range: the true one may lie beyond, see --max_shift"
+        )
+    if verdict.drifts:
+        sure = [s for s in verdict.segments if s.confidence >= CONFIDENT]
+        course = ", ".join(f"{s.offset_frames:+d} from {s.start_seconds:.1f} s" for s in _changes(sure))
+        warnings.append(f"the offset is not constant (in frames: {course}): an edit, or clocks that drift")
+    if not verdict.is_sure:
+        warnings.append(
+            f"low confidence ({verdict.confidence:.2f}): other offsets fit nearly as well; this may be another "
+            "person's voice, no speech, or too little of it"
+        )
+    return warnings
+
+
+def _changes(segments: list[Segment]) -> list[Segment]:
+    """The first segment, and each one whose offset is not that of the one before."""
+    return [
+        s
+        for i, s in enumerate(segments)
+        if not i or s.offset_frames != segments[i - 1].offset_frames
+    ]  # fmt: skip
