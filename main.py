@@ -5,15 +5,18 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mtd_jax import infer_flags
 from mtd_jax.errors import UserError
 
-MODES = ("demo", "train", "evaluate", "synthesize")
+MODES = ("demo", "train", "evaluate", "infer", "preprocess", "synthesize")
 MODE = flags.DEFINE_enum("mode", "demo", MODES, "What to do. The demo needs no other flag.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "train, evaluate: configs/NAME.py, or NAME.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "demo, train: folder for everything that is made. [demo: workdir]")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate: checkpoint directory, or a training's --workdir.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "evaluate, infer: checkpoint directory, or a training's --workdir."
+)
 OUTPUT = flags.DEFINE_string(
-    "output", None, "synthesize: new folder. evaluate: JSON file. [CHECKPOINT/evaluation.json]"
+    "output", None, "synthesize, preprocess: new folder. evaluate: JSON file. [CHECKPOINT/evaluation.json]"
 )
 LIST = flags.DEFINE_string("list", "test", "evaluate: list of clips, a name in config.data.root or a path.")
 SEED = flags.DEFINE_integer("seed", 0, "demo, synthesize: everything random follows from it.")
@@ -33,7 +36,13 @@ def main(_):
 
         counts = {f"{name}_clips": flag.value for name, flag in CLIPS.items()}
         synthesize(needed(OUTPUT), seed=SEED.value, seconds=SECONDS.value, mp4_clips=MP4_CLIPS.value, **counts)
-        return
+        return 0
+    if MODE.value == "preprocess":
+        from mtd_jax.preprocess import preprocess
+
+        summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), faces=infer_flags.FACES.value)
+        print("\n".join(summary.lines()))
+        return 0
     from mtd_jax import demo, evaluate, platform, train
 
     platform.prepare()
@@ -41,8 +50,13 @@ def main(_):
         demo.demo(WORKDIR.value or "workdir", SEED.value)
     elif MODE.value == "train":
         train.train(needed(CONFIG), needed(WORKDIR))
+    elif MODE.value == "infer":
+        from mtd_jax.measure import measure
+
+        return measure(needed(CHECKPOINT), needed(infer_flags.VIDEO), **infer_flags.infer_options())
     else:
         evaluate.evaluate_list(needed(CONFIG), needed(CHECKPOINT), LIST.value, OUTPUT.value)
+    return 0
 
 
 def needed(flag):

@@ -15,6 +15,7 @@ _HOME = {
     "log_mel": "mtd_jax.audio",
     "score_clip": "mtd_jax.scoring",
     "context_accuracy": "mtd_jax.scoring",
+    "detect_offset": "mtd_jax.infer",
     "mtd_loss": "mtd_jax.losses",
     "UserError": "mtd_jax.errors",
 }

@@ -104,7 +104,12 @@ class Result:
 
     def to_json(self) -> str:
         """One JSON object in one line."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        return one_line_json(self.to_dict())
+
+
+def one_line_json(content: dict) -> str:
+    """JSON without NaN; what a file name holds beside UTF-8 is escaped."""
+    return json.dumps(content, allow_nan=False)
 
 
 def detect_offset(

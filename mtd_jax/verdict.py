@@ -83,6 +83,15 @@ class Verdict:
         """The offset with its sign in words."""
         return words(self.offset_frames)
 
+    @property
+    def summary(self) -> str:
+        """One sentence for people; it says so when the offset is a guess or not constant."""
+        if self.drifts:
+            return "the offset changes over time"
+        if not self.is_sure:
+            return f"cannot tell (the best guess: {self.words})"
+        return self.words + (", within tolerance" if self.in_sync and self.offset_frames else "")
+
 
 def words(offset_frames: int) -> str:
     """An offset as people say it: "the audio is early by 160 ms (4 frames)"."""

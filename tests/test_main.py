@@ -25,7 +25,7 @@ def run_main(*arguments, cwd=ROOT):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--mode=fly"], "demo|train|evaluate|synthesize"),
+        (["--mode=fly"], "demo|train|evaluate|infer|preprocess|synthesize"),
         (["--colour=red"], "Unknown command line flag"),
         (["--mode=train"], "needs --config"),
         (["--mode=synthesize"], "needs --output"),

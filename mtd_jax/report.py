@@ -1,0 +1,117 @@
+"""A verdict as one HTML page that needs nothing beside itself."""
+
+import base64
+import html
+import io
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from mtd_jax.errors import UserError
+from mtd_jax.infer import Result, Track
+from mtd_jax.plots import draw_score_map
+from mtd_jax.verdict import CONFIDENT, TOLERANCE
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2.5rem }
+.verdict { font-size: 1.5rem; padding: .8rem 1.2rem; border-left: .5rem solid; background: #f5f5f5 }
+.good { border-color: #2a8f4f } .bad { border-color: #c0392b } .unsure { border-color: #d39e00 }
+.track { display: flex; gap: 1.2rem; align-items: center }
+.track img { width: 96px; height: 96px; border-radius: 6px }
+.wide { width: 100% } table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
+th { font-weight: 600 } .note { color: #666; font-size: .9rem }
+"""
+
+
+def write_report(path: str | os.PathLike, result: Result) -> None:
+    """Writes the page, whole or not at all; `UserError` if it cannot be written."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page(result), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def page(result: Result) -> str:
+    """The page: the speaker's verdict, warnings, and per track its face, its numbers and two pictures."""
+    name = html.escape(os.path.basename(result.video))
+    warnings = "".join(f"<li>{html.escape(line)}</li>" for line in result.warnings)
+    tracks = "".join(_track(number, track, number == result.speaker) for number, track in enumerate(result.tracks))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{_STYLE}</style></head><body>
+<h1>{name}</h1>
+{_headline(result.speaker_track)}
+{f"<h2>Worth knowing</h2><ul>{warnings}</ul>" if warnings else ""}
+{tracks}
+<p class="note">Offsets count frames of 40 ms; positive means that the audio is early. In sync is within
+±{TOLERANCE} frame. Confidence compares the best offset with all others: near 1 none comes close, below
+{CONFIDENT:g} the offset is a guess.</p>
+</body></html>
+"""
+
+
+def _headline(track: Track) -> str:
+    verdict = track.verdict
+    kind = "unsure" if not verdict.is_sure or verdict.drifts else "good" if verdict.in_sync else "bad"
+    text = verdict.summary[0].upper() + verdict.summary[1:]
+    return f'<p class="verdict {kind}">{html.escape(text)}</p>'
+
+
+def _track(number: int, track: Track, is_speaker: bool) -> str:
+    verdict = track.verdict
+    rows = {
+        "time": f"{track.start_seconds:.2f} – {track.end_seconds:.2f} s",
+        "offset": f"{verdict.offset_frames:+d} frames, {1000 * verdict.offset_seconds:+.0f} ms",
+        "confidence": f"{verdict.confidence:.3f}",
+        "in sync": "yes" if verdict.in_sync else "no",
+    }
+    table = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
+    role = " (the speaker)" if is_speaker else ""
+    return f"""<h2>Face {number}{role}: {html.escape(verdict.summary)}</h2>
+<div class="track"><img alt="the face" src="{_png(track.thumbnail)}"><table>{table}</table></div>
+<img class="wide" alt="score of every window at every offset, and offset over time" src="{_pictures(track)}">
+"""
+
+
+def _pictures(track: Track) -> str:
+    verdict = track.verdict
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    image = draw_score_map(left, track.scores)
+    left.set_title("How well each window fits at each offset", fontsize=11)
+    left.set_ylabel("seconds from the start of the face")
+    figure.colorbar(image, ax=left, label="logit: do they belong together?")
+    times = [window.start_seconds for window in verdict.windows]
+    right.plot(
+        times, [w.offset_frames for w in verdict.windows], ".", markersize=3, color="tab:gray", label="0.6 s"
+    )
+    for sure, style in ((True, "-"), (False, ":")):
+        chosen = [s for s in verdict.segments if (s.confidence >= CONFIDENT) == sure]
+        for n, s in enumerate(chosen):
+            label = None if n else ("3 s, sure" if sure else "3 s, unsure")
+            ends = (s.start_seconds, s.end_seconds)
+            right.plot(ends, (s.offset_frames,) * 2, style, color="tab:blue", linewidth=3, label=label)
+    right.axhspan(-TOLERANCE - 0.5, TOLERANCE + 0.5, color="tab:green", alpha=0.15, label="in sync")
+    limit = max(verdict.max_shift, 2) + 0.5
+    right.set(xlabel="seconds", ylabel="offset in frames (positive: the audio is early)", ylim=(-limit, limit))
+    right.set_title("Offset over time", fontsize=11)
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, format="png")
+    plt.close(figure)
+    return _data_uri(buffer.getvalue())
+
+
+def _png(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    plt.imsave(buffer, pixels, format="png")
+    return _data_uri(buffer.getvalue())
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
