@@ -57,7 +57,7 @@ def measure(
         raise UserError(f"{video}: no such file")
     find = functools.partial(detect_offset, load_model(checkpoint), faces=face_source(faces), max_shift=max_shift)
     if video.is_dir():
-        return _folder(paths, find, as_json, filter_max_offset)
+        return _folder(video, paths, find, as_json, filter_max_offset)
     with _progress_bar() as tell:
         result = find(video, progress=tell)
     _print(result, as_json, filter_max_offset)
@@ -76,10 +76,11 @@ def text(result: Result) -> str:
     lines = [f"{result.video}: {result.speaker_track.verdict.summary}"]
     for number, track in enumerate(result.tracks):
         role = ", the speaker" if several and number == result.speaker else ""
+        sync = "in sync" if track.in_sync else "not in sync"
         lines.append(
-            f"  face {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
+            f"  track {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
             f"{track.offset_frames:+d} frames ({1000 * track.offset_seconds:+.0f} ms), "
-            f"confidence {track.confidence:.2f}, {'in sync' if track.in_sync else 'not in sync'}"
+            f"confidence {track.confidence:.2f}, {sync}{'' if track.verdict.is_sure else ', a guess'}"
         )
     return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
 
@@ -99,7 +100,7 @@ def _videos(folder: Path) -> list[Path]:
     return found
 
 
-def _folder(paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:
+def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:
     """Goes through all files, past bad ones."""
     table = rich.table.Table("file", "verdict", "offset", "confidence", "faces")
     failed = 0
@@ -114,12 +115,14 @@ def _folder(paths: list[Path], find, as_json: bool, filter_max_offset: int | Non
                 failed += 1
                 if as_json:
                     print(one_line_json({"video": str(path), "error": why}), flush=True)
-                table.add_row(str(path), f"failed: {why.removeprefix(f'{path}: ')}", "", "", "")
+                table.add_row(
+                    str(path.relative_to(folder)), f"failed: {why.removeprefix(f'{path}: ')}", "", "", ""
+                )
                 continue
             _print(result, as_json, filter_max_offset, quiet=True)
             track = result.speaker_track
             row = f"{track.offset_frames:+d}", f"{track.confidence:.2f}", str(len(result.tracks))
-            table.add_row(str(path), track.verdict.summary, *row)
+            table.add_row(str(path.relative_to(folder)), track.verdict.summary, *row)
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
     console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed")

@@ -21,7 +21,8 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin
 .good { border-color: #2a8f4f } .bad { border-color: #c0392b } .unsure { border-color: #d39e00 }
 .track { display: flex; gap: 1.2rem; align-items: center }
 .track img { width: 96px; height: 96px; border-radius: 6px }
-.wide { width: 100% } table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
+.wide { width: 100%; margin-top: 1rem }
+table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
 th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 """
 
@@ -72,7 +73,7 @@ def _track(number: int, track: Track, is_speaker: bool) -> str:
     }
     table = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
     role = " (the speaker)" if is_speaker else ""
-    return f"""<h2>Face {number}{role}: {html.escape(verdict.summary)}</h2>
+    return f"""<h2>Track {number}{role}: {html.escape(verdict.summary)}</h2>
 <div class="track"><img alt="the face" src="{_png(track.thumbnail)}"><table>{table}</table></div>
 <img class="wide" alt="score of every window at every offset, and offset over time" src="{_pictures(track)}">
 """

@@ -115,7 +115,6 @@ def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5
     count, asked = len(scores), scores.shape[1] // 2
     reach = min(asked, (count - min(_ENOUGH, max(count // 3, 1))) // 2)
     inside = slice(reach, count - reach)
-    # Context reaches over the ends of `inside`; what it finds there is −1000 at worst, and only for rivals' rows.
     scores = np.asarray(scores, np.float64)[inside, asked - reach : asked + reach + 1]
     start_seconds += reach / FPS
     offset, z = _best(scores)
@@ -127,7 +126,8 @@ def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5
     segments = []
     for rows in np.array_split(np.arange(len(scores)), max(round(len(scores) / _SEGMENT), 1)):
         part, part_z = _best(scores[rows])
-        start, end = start_seconds + rows[0] / FPS, start_seconds + (rows[-1] + window_frames) / FPS
+        start = start_seconds + int(rows[0]) / FPS
+        end = start_seconds + (int(rows[-1]) + window_frames) / FPS
         segments.append(Segment(start, end, part, _confidence(part_z)))
     sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
     drifts = bool(sure) and max(sure) - min(sure) > TOLERANCE

@@ -67,7 +67,9 @@ class PictureEncoder:
         self._writer = writer
         self._target = writer.add_stream(writer.default_video_codec, rate=stream.average_rate or 25)
         self._target.height, self._target.width, self._target.pix_fmt = height // 2 * 2, width // 2 * 2, "yuv420p"
-        self._target.codec_context.time_base = stream.time_base
+        # AVI counts pictures, and its codecs refuse finer clocks.
+        counted = writer.format.name == "avi" and stream.average_rate
+        self._target.codec_context.time_base = 1 / stream.average_rate if counted else stream.time_base
 
     def add(self, packet) -> None:
         try:
