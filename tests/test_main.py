@@ -36,6 +36,11 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=train", "--config=configs/teacher.py", "--config.epochs=many", "--workdir=x"], "many"),
         (["--mode=train", "--config=configs/teacher.py", "--workdir=x"], "config.data.root"),
         (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/nowhere"], "/nowhere"),
+        (["--mode=infer", "--checkpoint=/nowhere"], "needs --video"),
+        (["--mode=infer", "--video=/nothing.mp4"], "needs --checkpoint"),
+        (["--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4"], "/nothing.mp4: no such file"),
+        (["--mode=preprocess", "--videos=/nothing"], "needs --output"),
+        (["--mode=preprocess", "--videos=/nothing", "--output=x"], "/nothing: no such file"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
