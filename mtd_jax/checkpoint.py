@@ -9,6 +9,7 @@ A training run keeps several of them in WORKDIR/checkpoints/STEP.
 """
 
 import dataclasses
+import logging
 
 import flax
 import jax
@@ -25,6 +26,10 @@ from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig, SyncModel
 
 FORMAT = 1
+# Orbax's warnings tell developers about handlers and metrics, not users about their files.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
+)
 BEST_METRIC = "val_loss"
 
 

@@ -45,7 +45,8 @@ def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress
     """
     window = model.config.window_frames
     clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
-    for index in track(range(len(source)), description="scoring", disable=not progress, transient=True):
+    quiet = not progress or not Console().is_terminal
+    for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
         clip = source[index]
         try:
             frames = clip.frames[: clip.num_frames]

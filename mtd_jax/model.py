@@ -5,6 +5,7 @@ MTDVocaLiST: Chen et al., ICASSP 2024, arXiv 2210.15563.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -151,10 +152,16 @@ class SyncModel(nnx.Module):
         Raises:
           ValueError: if a shape or the dtype of the frames is not as above.
         """
+        if train:
+            logits, features = self._forward(frames, mel, train, rngs)
+        else:
+            logits, features = _evaluate(*nnx.split(self), frames, mel)
+        return (logits, features) if return_features else logits
+
+    def _forward(self, frames, mel, train, rngs):
         video_tokens = self.encode_video(frames, train=train)
         audio_tokens = self.encode_audio(mel, train=train)
-        logits, features = self.compare(video_tokens, audio_tokens, train=train, rngs=rngs)
-        return (logits, features) if return_features else logits
+        return self.compare(video_tokens, audio_tokens, train=train, rngs=rngs)
 
     def encode_video(self, frames, *, train=False):
         """uint8 RGB (batch, T, 48, 96, 3) → video tokens (batch, T, width)."""
@@ -189,6 +196,12 @@ class SyncModel(nnx.Module):
             value_logits={name: r[1] for name, r in relations.items()},
         )
         return logits, features
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(graphdef, state, frames, mel):
+    """Compiled as a whole: called from outside jit, op by op, a forward pass would take many times as long."""
+    return nnx.merge(graphdef, state)._forward(frames, mel, train=False, rngs=None)
 
 
 def count_parameters(model: SyncModel) -> int:

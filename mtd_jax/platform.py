@@ -1,7 +1,6 @@
 """Process-wide JAX settings that commands share."""
 
 import functools
-import logging
 import os
 import pathlib
 
@@ -13,11 +12,7 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_IND
 
 
 def prepare():
-    """Keeps compiled programs between processes, so that a second run starts in seconds; hushes orbax's warnings.
-
-    They tell developers about handlers and metrics, not users about their files.
-    """
-    logging.getLogger("absl").addFilter(lambda r: r.levelno >= logging.ERROR or "orbax" not in r.pathname)
+    """Keeps compiled programs between processes, so that a second run starts in seconds."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "mtd_jax"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -25,7 +25,9 @@ def draw_score_map(axes, scores, true_offset=None):
             axes.axvline(true_offset + side, color="tab:red", linewidth=1.2, linestyle="--", label=label)
     axes.set_xlabel("offset in frames of 40 ms (positive: the audio is early)")
     axes.set_ylabel("window start in seconds")
-    axes.legend(loc="upper right", fontsize=8, facecolor="black", labelcolor="white", framealpha=0.6)
+    axes.legend(
+        loc="upper right", fontsize=8, markerscale=4, facecolor="black", labelcolor="white", framealpha=0.6
+    )
     return image
 
 

@@ -1,0 +1,61 @@
+"""What a running training says and logs, one step behind, and the stop when its loss is not finite."""
+
+import time
+
+import jax
+import numpy as np
+
+from mtd_jax.errors import UserError
+
+
+class Progress:
+    """Logs each step's metrics once the next step is on its way, and stops a run whose loss is not finite."""
+
+    def __init__(self, config, writer, report, factor, first, total_steps, manager):
+        self._config, self._writer, self._report, self._manager = config, writer, report, manager
+        self._factor, self._total_steps = factor, total_steps
+        self._pending = None
+        self._logged, self._logged_at, self._skipped = first, time.monotonic(), 0
+
+    def after_dispatch(self, step, metrics, skipped):
+        self.catch_up()
+        self._pending = (step, metrics)
+        self._skipped += skipped
+
+    def catch_up(self):
+        """Looks at the metrics of the last dispatched step."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        total = float(metrics["total"])
+        if not np.isfinite(total) or not np.isfinite(metrics["gradient_norm"]):
+            self._manager.wait_until_finished()
+            last = self._manager.latest_step()
+            saved = (
+                "there is no checkpoint yet"
+                if last is None
+                else f"last good one: {self._manager.directory}/{last}"
+            )
+            raise UserError(
+                f"loss {total}, gradient norm {float(metrics['gradient_norm'])} at step {step}; {saved}; "
+                "lower the learning rate or set config.optimizer.clip_norm"
+            )
+        if step % self._config.log_every and step != self._total_steps:
+            return
+        now = time.monotonic()
+        clips_per_second = (step - self._logged) * self._config.batch_size / (now - self._logged_at)
+        rate = self._config.optimizer.learning_rate * float(self._factor(np.int32(step - 1)))
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        extra = {"learning_rate": rate, "clips_per_second": clips_per_second, "skipped_clips": self._skipped}
+        self._writer.write(step, values | extra)
+        left = (self._total_steps - step) * self._config.batch_size / clips_per_second
+        self._report(
+            f"step {step}/{self._total_steps}  loss {total:.4f}  bce {values['bce']:.4f}  "
+            f"{clips_per_second:.1f} clips/s  {left / 60:.1f} min left"
+        )
+        self._logged, self._logged_at = step, now
+
+    def epoch(self, step, epoch, validation):
+        self._writer.write(step, {"epoch": epoch, **validation})
+        numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in validation.items())
+        self._report(f"epoch {epoch}/{self._config.epochs}  validation: {numbers}")
