@@ -199,7 +199,7 @@ def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:
         sure = [s for s in verdict.segments if s.confidence >= CONFIDENT]
         course = ", ".join(f"{s.offset_frames:+d} from {s.start_seconds:.1f} s" for s in _changes(sure))
         warnings.append(f"the offset is not constant (in frames: {course}): an edit, or clocks that drift")
-    if not verdict.is_sure:
+    elif not verdict.is_sure:
         warnings.append(
             f"low confidence ({verdict.confidence:.2f}): other offsets fit nearly as well; this may be another "
             "person's voice, no speech, or too little of it"
