@@ -88,7 +88,13 @@ def _pictures(track: Track) -> str:
     figure.colorbar(image, ax=left, label="logit: do they belong together?")
     times = [window.start_seconds for window in verdict.windows]
     right.plot(
-        times, [w.offset_frames for w in verdict.windows], ".", markersize=3, color="tab:gray", label="0.6 s"
+        times,
+        [w.offset_frames for w in verdict.windows],
+        ".",
+        markersize=3,
+        color="black",
+        zorder=3,
+        label="0.6 s",
     )
     for sure, style in ((True, "-"), (False, ":")):
         chosen = [s for s in verdict.segments if (s.confidence >= CONFIDENT) == sure]
