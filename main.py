@@ -35,14 +35,15 @@ def main(_):
         from mtd_jax.data.corpus import synthesize
 
         counts = {f"{name}_clips": flag.value for name, flag in CLIPS.items()}
-        synthesize(needed(OUTPUT), seed=SEED.value, seconds=SECONDS.value, mp4_clips=MP4_CLIPS.value, **counts)
+        mp4_clips = MP4_CLIPS.value if MP4_CLIPS.present else min(MP4_CLIPS.value, CLIPS["test"].value)
+        synthesize(needed(OUTPUT), seed=SEED.value, seconds=SECONDS.value, mp4_clips=mp4_clips, **counts)
         return 0
     if MODE.value == "preprocess":
         from mtd_jax.preprocess import preprocess
 
         summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), faces=infer_flags.FACES.value)
         print("\n".join(summary.lines()))
-        return 0
+        return 1 if summary.failed else 0
     from mtd_jax import demo, evaluate, platform, train
 
     platform.prepare()
@@ -68,23 +69,29 @@ def needed(flag):
 def parse(argv):
     """Reads the flags and the config file; whatever is wrong with them becomes a `UserError`."""
     try:
-        flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise UserError(f"expected only flags such as --mode=train, got {' '.join(rest)}")
         if CONFIG.value is not None:
             CONFIG.value.model  # noqa: B018 (a file that cannot be read is reported on first use)
     except (AttributeError, KeyError) as error:
-        name = " ".join(str(error).split())
-        raise UserError(f"--config: there is no field {name}; see mtd_jax/config.py for the fields") from error
+        name = str(error.args[0]).strip("\"'")
+        raise UserError(f"--config: there is no field {name!r}; see mtd_jax/config.py for the fields") from error
     except (OSError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
 
 
 def run(argv) -> int:
     """Runs one command; a user's mistake becomes one line on stderr and exit code 1."""
+    app.define_help_flags()
     try:
         parse(argv)
         app.run(main, argv=argv[:1])
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 

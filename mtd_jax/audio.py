@@ -40,6 +40,8 @@ def log_mel_of_padded(padded):
     """`log_mel` of a waveform that has its 400 samples of border already: (…, samples + 800)."""
     if padded.dtype == jnp.int16:
         padded = padded.astype(jnp.float32) / 32768
+    elif not jnp.issubdtype(padded.dtype, jnp.floating):
+        raise ValueError(f"waveform: expected int16, or float in [-1, 1), got {padded.dtype}")
     steps = 1 + (padded.shape[-1] - N_FFT) // HOP
     hops = padded.astype(jnp.float32)[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
     chunks = jnp.concatenate([hops[..., k : k + steps, :] for k in range(N_FFT // HOP)], axis=-1)

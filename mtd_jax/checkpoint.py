@@ -8,6 +8,7 @@ A checkpoint directory holds up to four items, written by orbax:
 A training run keeps several of them in WORKDIR/checkpoints/STEP.
 """
 
+import contextlib
 import dataclasses
 import logging
 
@@ -94,7 +95,7 @@ def load_loss_weights(directory) -> np.ndarray | None:
 def load_description(directory) -> dict:
     """The `config` item of a checkpoint, see `describe`."""
     path = find_checkpoint(directory)
-    with _checkpointer() as checkpointer:
+    with _readable(path, "config"), _checkpointer() as checkpointer:
         return checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore())).config
 
 
@@ -116,6 +117,10 @@ def model_config(directory) -> ModelConfig:
 def find_checkpoint(directory) -> epath.Path:
     """The directory that holds the items: `directory` itself, or the best checkpoint of a training run in it."""
     path = epath.Path(directory).absolute()
+    if path.exists() and not path.is_dir():
+        raise UserError(
+            f"{directory}: expected a checkpoint directory, got a file; convert it with converters.torch_to_flax"
+        )
     if (path / "config").exists():
         return path
     for run in (path / "checkpoints", path):
@@ -154,11 +159,23 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
     """Reads one array item as it is, on the default device whatever machine wrote it; flat names."""
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with _checkpointer() as reader:
+    with _readable(path, item), _checkpointer() as reader:
         found = reader.metadata(path).item_metadata[item].tree
         target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), found)
         tree = reader.restore(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
     return traverse_util.flatten_dict(tree, sep="/")
+
+
+@contextlib.contextmanager
+def _readable(path, item: str):
+    """Turns what orbax raises for a missing or damaged item, which can be any exception, into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{path}: cannot read its item {item!r} ({reason[0][:200]}); copy or convert the checkpoint again"
+        ) from error
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -92,8 +92,12 @@ def validate(config, num_devices: int):
     _check(bool(config.data.root), "data.root", "the folder of the clips", "nothing")
     for name in ("batch_size", "epochs", "val_batch_size", "val_pairs_per_clip", "log_every"):
         _check(config[name] >= 1, name, "at least 1", config[name])
-    for name in ("draws_per_epoch", "checkpoint_every"):
+    for name in ("draws_per_epoch", "checkpoint_every", "seed"):
         _check(config[name] >= 0, name, "0 or more", config[name])
+    _check(config.data.workers >= 0, "data.workers", "0 or more", config.data.workers)
+    for name in ("layer_weight", "info_nce_weight", "token_info_nce_weight"):
+        _check(config.loss[name] >= 0, f"loss.{name}", "0 or more", config.loss[name])
+    _check(0 < config.optimizer.decay_rate <= 1, "optimizer.decay_rate", "in (0, 1]", config.optimizer.decay_rate)
     for name in ("learning_rate", "loss_learning_rate"):
         _check(config.optimizer[name] > 0, f"optimizer.{name}", "more than 0", config.optimizer[name])
     for name in ("warmup_epochs", "weight_decay", "clip_norm"):
@@ -104,14 +108,21 @@ def validate(config, num_devices: int):
     _check(config.loss.temperature > 0, "loss.temperature", "more than 0", config.loss.temperature)
     for encoder in ENCODERS:
         chosen = config.loss.layers[encoder]
-        fits = all(1 <= layer <= config.model.num_layers for layer in chosen)
+        fits = set(chosen) <= set(range(1, config.model.num_layers + 1)) and len(set(chosen)) == len(chosen)
         _check(fits, f"loss.layers.{encoder}", f"layers from 1 to {config.model.num_layers}", chosen)
     if config.loss.name == "mtd_layers":
         chosen = sum(len(config.loss.layers[encoder]) for encoder in ENCODERS)
         _check(chosen > 0, "loss.layers", "at least one layer for mtd_layers, for example fusion=(4,)", "none")
     if config.data.pairing == "reference":
         _check(not config.loss.info_nce_weight, "loss.info_nce_weight", "0 with reference pairs", "more")
+        _check(
+            not config.loss.token_info_nce_weight, "loss.token_info_nce_weight", "0 with reference pairs", "more"
+        )
         _check(not config.loss.balance_pairs, "loss.balance_pairs", "False with reference pairs", True)
+        relational = config.loss.name in ("kd", "rkd")
+        _check(
+            not relational or config.batch_size > 1, "batch_size", "2 or more for kd and rkd", config.batch_size
+        )
     devices = num_devices if config.mesh.data == -1 else config.mesh.data
     _check(
         1 <= devices <= num_devices, "mesh.data", f"-1 or 1 to {num_devices}, the devices here", config.mesh.data

@@ -17,8 +17,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
 from mtd_jax.scoring import context_accuracy, score_clip, window_offsets
 
-CONTEXTS = (5, 7, 9, 11, 13, 15)
-# LRS2, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
+# LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
 PUBLISHED_LRS2 = {
     "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
     "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
@@ -44,6 +43,7 @@ def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress
       UserError: if no clip could be scored.
     """
     window = model.config.window_frames
+    contexts = contexts_of(window)
     clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
     quiet = not progress or not Console().is_terminal
     for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
@@ -60,14 +60,19 @@ def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress
             {
                 "name": clip.name,
                 "windows": len(scores),
-                "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in CONTEXTS},
-                "offset_frames": float(np.median(window_offsets(scores, CONTEXTS[-1], window))),
+                "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in contexts},
+                "offset_frames": float(np.median(window_offsets(scores, contexts[-1], window))),
             }
         )
     if not clips:
         raise UserError(f"none of the clips could be scored; left out: {skipped}")
-    accuracy = {str(k): float(np.mean([clip["accuracy"][str(k)] for clip in clips])) for k in CONTEXTS}
+    accuracy = {str(k): float(np.mean([clip["accuracy"][str(k)] for clip in clips])) for k in contexts}
     return {"accuracy": accuracy, "clips": clips, "skipped": skipped}
+
+
+def contexts_of(window_frames: int) -> tuple[int, ...]:
+    """K = T, T + 2, … T + 10 frames: the published ones for T = 5."""
+    return tuple(range(window_frames, window_frames + 11, 2))
 
 
 def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
@@ -77,8 +82,9 @@ def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: b
       rows: {name: (parameters in millions, accuracy by context as from `evaluate`)}.
       published: put the published LRS2 rows above them.
     """
+    contexts = next(iter(rows.values()))[1].keys()
     title = "Accuracy (%) by context K in frames"
-    table = Table("", "params", *(f"K{k}" for k in CONTEXTS), title=title)
+    table = Table("", "params", *(f"K{k}" for k in contexts), title=title)
     if published:
         for name, (millions, percent) in PUBLISHED_LRS2.items():
             table.add_row(
@@ -86,8 +92,19 @@ def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: b
             )
         table.add_section()
     for name, (millions, accuracy) in rows.items():
-        table.add_row(name, f"{millions:.2f} M", *(f"{100 * accuracy[str(k)]:.2f}" for k in CONTEXTS))
+        table.add_row(name, f"{millions:.2f} M", *(f"{100 * accuracy[k]:.2f}" for k in contexts))
     Console(width=100).print(table)
+
+
+def _check_writable(path):
+    """Finds out before the scoring, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.partial"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another --output") from error
 
 
 def write_json(path, results: dict):
@@ -96,16 +113,23 @@ def write_json(path, results: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.partial"
     partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.rename(path)
+    partial.replace(path)
 
 
 def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     """`--mode=evaluate`: scores a list of config.data.root, prints the table, writes the JSON."""
     started = time.monotonic()
+    if not config.data.root:
+        raise UserError("config.data.root: expected the folder of the clips, got nothing")
     model = load_model(checkpoint)
+    path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
+    _check_writable(path)
     source = Lrs2Source(config.data.root, list_name, min_frames=model.config.window_frames + 1)
     results = evaluate(model, source, reference_edges=config.evaluation.reference_edges)
-    print_table({str(checkpoint): (count_parameters(model) / 1e6, results["accuracy"])}, published=True)
+    print_table(
+        {str(checkpoint): (count_parameters(model) / 1e6, results["accuracy"])},
+        published=model.config.window_frames == 5,
+    )
     left_out = sum(results["skipped"].values())
     print(
         f"{len(results['clips'])} clips of {source.list_path} scored, "
@@ -117,6 +141,5 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         "reference_edges": config.evaluation.reference_edges,
         "seconds": time.monotonic() - started,
     }
-    path = output or epath.Path(checkpoint) / "evaluation.json"
     write_json(path, settings | results)
     print(f"per-clip results: {path}")

@@ -226,7 +226,9 @@ def _pairwise_distance(x):
     squared = jnp.sum((x[:, None] - x[None]) ** 2, axis=-1)
     positive = squared > 1e-12
     distance = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
-    return distance / (jnp.sum(distance) / jnp.maximum(jnp.sum(positive), 1))
+    count = jnp.sum(positive)
+    mean = jnp.sum(distance) / jnp.maximum(count, 1)
+    return distance / jnp.where(count > 0, mean, 1.0)
 
 
 def _triplet_cosine(x):

@@ -12,7 +12,9 @@ class MetricWriter:
     def __init__(self, workdir, step: int):
         path = epath.Path(workdir) / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        partial = path.parent / f".{path.name}.partial"
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(path)
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
 

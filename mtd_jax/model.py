@@ -55,6 +55,8 @@ class ModelConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.widths) != 5 or min(self.widths) < 1:
             raise UserError(f"model.widths: expected five positive integers, got {self.widths}")
+        if self.num_heads < 1:
+            raise UserError(f"model.num_heads: expected at least 1, got {self.num_heads}")
         if self.width % 2 or self.width % self.num_heads or self.width < 4:
             raise UserError(
                 f"model.widths: expected the last to be even and a multiple of num_heads={self.num_heads}, "
@@ -69,9 +71,34 @@ class ModelConfig:
                 "model: window_frames and num_layers must be at least 1, "
                 f"got {self.window_frames} and {self.num_layers}"
             )
+        strides = (*self.stem_stride, *self.last_stride)
+        if (
+            len(self.stem_stride) != 2
+            or len(self.last_stride) != 2
+            or min(strides) < 1
+            or self._final_size() != (1, 1)
+        ):
+            raise UserError(
+                "model.stem_stride and last_stride: expected (1, 1) and (2, 2), or (2, 2) and (1, 1), which "
+                f"bring 48×96 pixels to 1×1, got {self.stem_stride} and {self.last_stride}"
+            )
         for name in ("embedding_dropout", "relu_dropout", "residual_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}: expected a rate in [0, 1), got {getattr(self, name)}")
+
+    def _final_size(self) -> tuple[int, int]:
+        """Height and width after the video prenet's strided blocks (SPEC 2): kernel, padding, strides."""
+        blocks = [
+            (7, 3, self.stem_stride),
+            (5, 1, (1, 2)),
+            *[(3, 1, (2, 2))] * 3,
+            (3, 1, self.last_stride),
+            (3, 0, (1, 1)),
+        ]
+        size = FRAME_SHAPE[:2]
+        for kernel, padding, stride in blocks:
+            size = tuple((n + 2 * padding - kernel) // s + 1 for n, s in zip(size, stride, strict=True))
+        return size
 
     @property
     def width(self) -> int:

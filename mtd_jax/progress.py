@@ -58,4 +58,5 @@ class Progress:
     def epoch(self, step, epoch, validation):
         self._writer.write(step, {"epoch": epoch, **validation})
         numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in validation.items())
+        self._logged, self._logged_at = step, time.monotonic()
         self._report(f"epoch {epoch}/{self._config.epochs}  validation: {numbers}")

@@ -1,5 +1,6 @@
 """Saving a training run whole, and going on from it."""
 
+import contextlib
 import json
 import re
 
@@ -12,7 +13,8 @@ from mtd_jax.checkpoint import describe
 from mtd_jax.errors import UserError
 from mtd_jax.step import Run, TrainState
 
-# What may differ between a run and its resumption: it does not change what the steps before would have done.
+# What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
+# clips lie (their checksums are compared), and how fast things go.
 _MAY_CHANGE = (
     "epochs",
     "teacher",
@@ -51,7 +53,21 @@ def save_run(
     }
     if state.learned:
         items["loss"] = ocp.args.StandardSave(state.learned)
-    manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    with writing(manager):
+        manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+@contextlib.contextmanager
+def writing(manager: ocp.CheckpointManager):
+    """Turns a failed write of a checkpoint, now or in the background, into one line; earlier ones are intact."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"cannot write a checkpoint to {manager.directory} ({reason}); earlier ones are intact: make room, "
+            "then run the same command again"
+        ) from error
 
 
 def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, sharding) -> tuple[TrainState, dict]:
@@ -90,10 +106,12 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
 
 def _check_same_config(before: dict, now: dict, where: str):
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
+    # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.
+    allowed = _MAY_CHANGE[1:] if now["optimizer"]["schedule"] == "cosine" else _MAY_CHANGE
     different = [
         f"{name.replace('/', '.')} (was {old.get(name, 'absent')}, is {new.get(name, 'absent')})"
         for name in sorted(old.keys() | new.keys())
-        if name not in _MAY_CHANGE and old.get(name) != new.get(name)
+        if name not in allowed and old.get(name) != new.get(name)
     ]
     if different:
         raise UserError(

@@ -45,13 +45,16 @@ def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT
       ValueError: if the clip is shorter than T + 1 frames, or the frames have another shape or dtype.
     """
     window = model.config.window_frames
+    frames, waveform = np.asarray(frames), np.asarray(waveform)
     if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
         raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
+    if waveform.ndim != 1 or (np.issubdtype(waveform.dtype, np.floating) and not np.isfinite(waveform).all()):
+        raise ValueError(f"waveform: expected (samples,) of finite values, mono at 16 kHz, got {waveform.shape}")
     usable = min(len(frames), len(waveform) // _SAMPLES_PER_FRAME)
     count = usable - window
     if count < 1:
         raise ValueError(f"clip: expected at least {window + 1} frames with sound, got {usable}")
-    tokens = encode_clip(model, np.asarray(frames), np.asarray(waveform), count)
+    tokens = encode_clip(model, frames, waveform, count)
     scores = _score_pairs(model, tokens, max_shift)
     shift = np.arange(-max_shift, max_shift + 1)
     audio_window = np.arange(count)[:, None] + shift
@@ -151,6 +154,8 @@ def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:
 
     Returns: float64 (N, shifts).
     """
+    if scores.ndim != 2 or len(scores) < 1 or scores.shape[1] % 2 == 0:
+        raise ValueError(f"scores: expected (N, 2·max_shift + 1) with N ≥ 1, got {scores.shape}")
     rows = context - window_frames + 1
     if rows < 1:
         raise ValueError(f"context: expected at least the window's {window_frames} frames, got {context}")

@@ -1,10 +1,13 @@
 """Training, of a teacher or a student: one loop, read from top to bottom."""
 
 import dataclasses
+import fcntl
 import functools
 import time
+import zlib
 
 import jax
+import numpy as np
 from etils import epath
 
 from mtd_jax.arrays import create_model, model_arrays
@@ -20,7 +23,7 @@ from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.platform import compiler_options
 from mtd_jax.progress import Progress
-from mtd_jax.resume import restore_run, save_run
+from mtd_jax.resume import restore_run, save_run, writing
 from mtd_jax.sharding import make_mesh, put_batch, replicate, split_rows
 from mtd_jax.step import Run, eval_step, initial_state, train_step
 
@@ -53,6 +56,7 @@ def train(config, workdir, report=print) -> dict:
     total_steps = config.epochs * steps_per_epoch
 
     teacher = load_teacher(config) if config.teacher else None
+    config = with_fingerprints(config, clips, teacher)
     factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
     run = Run(
         model=model_config(config),
@@ -75,6 +79,7 @@ def train(config, workdir, report=print) -> dict:
     eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(whole, rows), out_shardings=whole)
 
     workdir = epath.Path(workdir)
+    lock = lock_workdir(workdir)  # held until the process or this function ends  # noqa: F841
     batches = make_training_iterator(
         clips,
         pairing,
@@ -109,15 +114,47 @@ def train(config, workdir, report=print) -> dict:
                 metrics = validation if epoch_ends else None
                 save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
             progress.catch_up()
-            manager.wait_until_finished()
+            with writing(manager):
+                manager.wait_until_finished()
         finally:
             batches.close()
             writer.close()
         if first >= total_steps:
             started = time.monotonic() - description["train_seconds"]
-            report(f"nothing to do: {workdir} has its {total_steps} steps; raise config.epochs to go on")
+            report(f"nothing to do: {workdir} has {first} of {total_steps} steps")
             validation = dict(manager.metrics(manager.latest_step()) or {})
     return {"steps": total_steps, "train_seconds": time.monotonic() - started, "validation": validation}
+
+
+def with_fingerprints(config, clips, teacher):
+    """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
+    config = config.copy_and_resolve_references()
+    names = "\n".join(clips[i].name for i in range(len(clips)))
+    arrays = model_arrays(teacher) if teacher else {}
+    with config.unlocked():
+        config.data.clips_checksum = zlib.crc32(names.encode())
+        config.teacher_checksum = zlib.crc32(
+            b"".join(np.asarray(arrays[name]).tobytes() for name in sorted(arrays))
+        )
+    return config
+
+
+def lock_workdir(workdir):
+    """Makes the work directory, and takes it for this process: two runs in one would destroy each other.
+
+    The lock goes with the process, however that ends. Remote file systems have none.
+    """
+    if "://" in str(workdir):
+        return None
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closing it would give up the lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another run is writing to {workdir}; wait for it, or name another --workdir") from error
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
+    return lock
 
 
 def load_teacher(config):

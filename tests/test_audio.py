@@ -30,6 +30,11 @@ def test_filters_peak_in_order_and_have_unit_area():
     np.testing.assert_allclose(filters.sum(axis=1)[-20:] * 20, 1.0, rtol=0.02)
 
 
+def test_integers_of_another_scale_are_refused():
+    with pytest.raises(ValueError, match="expected int16, or float"):
+        log_mel(np.zeros(3200, np.int32))
+
+
 def test_short_waveforms_are_refused():
     with pytest.raises(ValueError, match="more than 400 samples"):
         log_mel(np.zeros(400, np.float32))

@@ -282,6 +282,12 @@ def test_rkd_of_repeated_examples_has_finite_gradients():
     assert np.isfinite(gradient).all()
 
 
+def test_rkd_of_equal_or_single_examples_is_finite():
+    for x in (jnp.ones((4, 7)), jnp.ones((1, 7))):
+        value, gradient = jax.value_and_grad(lambda x: losses.rkd(x, 2 * x + 1))(x)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
 def test_features_are_a_pytree_of_all_their_fields():
     features = make_features(12)
     assert len(jax.tree.leaves(features)) == 5 + 3 + 3

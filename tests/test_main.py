@@ -25,6 +25,16 @@ def run_main(*arguments, cwd=ROOT):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["train", "--workdir=x"], "expected only flags"),
+        (
+            ["--mode=train", "--config=configs/teacher.py", "--workdir=/dev/null/x", "--config.data.root=/"],
+            "pretrain",
+        ),
+        (
+            ["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=README.md", "--config.data.root=/"],
+            "a file",
+        ),
+        (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=x"], "config.data.root"),
         (["--mode=fly"], "demo|train|evaluate|infer|preprocess|synthesize"),
         (["--colour=red"], "Unknown command line flag"),
         (["--mode=train"], "needs --config"),
@@ -35,12 +45,12 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=train", "--config=configs/teacher.py", "--config.depth=3", "--workdir=x"], "depth"),
         (["--mode=train", "--config=configs/teacher.py", "--config.epochs=many", "--workdir=x"], "many"),
         (["--mode=train", "--config=configs/teacher.py", "--workdir=x"], "config.data.root"),
-        (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/nowhere"], "/nowhere"),
         (["--mode=infer", "--checkpoint=/nowhere"], "needs --video"),
         (["--mode=infer", "--video=/nothing.mp4"], "needs --checkpoint"),
         (["--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4"], "/nothing.mp4: no such file"),
         (["--mode=preprocess", "--videos=/nothing"], "needs --output"),
         (["--mode=preprocess", "--videos=/nothing", "--output=x"], "/nothing: no such file"),
+        (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/no", "--config.data.root=/"], "/no"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
@@ -52,12 +62,17 @@ def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
     assert not (ROOT / "x").exists()
 
 
+def test_help_lists_the_flags():
+    result = run_main("--help")
+    assert "--mode" in result.stdout and "--workdir" in result.stdout and "Traceback" not in result.stderr
+
+
 def test_synthesise_train_evaluate(tmp_path):
     corpus, teacher, student = tmp_path / "corpus", tmp_path / "teacher", tmp_path / "student"
-    counts = ["--train_clips=4", "--val_clips=2", "--test_clips=2", "--mp4_clips=1", "--seconds=1.2"]
+    counts = ["--train_clips=4", "--val_clips=2", "--test_clips=2", "--seconds=1.2"]
     made = run_main("--mode=synthesize", f"--output={corpus}", *counts)
     assert made.returncode == 0, made.stderr
-    assert len(list(corpus.glob("mp4/*/*.mp4"))) == 1
+    assert len(list(corpus.glob("mp4/*/*.mp4"))) == 2
     common = [*TINY, f"--config.data.root={corpus}", "--config.data.train_list=train", "--config.batch_size=2"]
     common += ["--config.val_batch_size=2", "--config.epochs=1", "--config.log_every=1"]
     trained = run_main("--mode=train", "--config=configs/teacher.py:tiny", *common, f"--workdir={teacher}")

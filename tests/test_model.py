@@ -195,6 +195,11 @@ def test_wrong_inputs_say_what_was_expected(frames, mel, message):
         {"pixels": "bgr"},
         {"compute_dtype": "float16"},
         {"relu_dropout": 1.0},
+        {"num_heads": 0},
+        {"num_heads": -8},
+        {"last_stride": (2, 2)},
+        {"stem_stride": (2,)},
+        {"stem_stride": (0, 0)},
     ],
 )
 def test_impossible_configs_are_refused(changes):

@@ -114,6 +114,9 @@ def test_offset_sign_positive_is_early_audio():
         (np.zeros((5, 48, 96, 3), np.uint8), np.zeros(5 * 640, np.int16), "at least 6 frames"),
         (np.zeros((50, 48, 96, 3), np.uint8), np.zeros(640, np.int16), "at least 6 frames"),
         (np.zeros((50, 96, 96, 3), np.uint8), np.zeros(50 * 640, np.int16), "48, 96, 3"),
+        (np.zeros((50, 48, 96, 3), np.uint8), np.zeros((50 * 640, 2), np.int16), "mono"),
+        (np.zeros((50, 48, 96, 3), np.uint8), np.full(50 * 640, np.nan), "finite"),
+        (np.zeros((50, 48, 96, 3), np.uint8), np.zeros(50 * 640, np.int32), "int16"),
     ],
 )
 def test_unusable_clips_are_refused(tiny, frames, wave, message):

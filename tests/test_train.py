@@ -1,6 +1,7 @@
 """Training end to end on a tiny corpus: every loss, resuming, faults, evaluation, scoring."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -160,6 +161,44 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
         train(config, tmp_path, report=lambda line: None)
 
 
+def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
+    lock = train_module.lock_workdir(tmp_path)
+    with pytest.raises(UserError, match="another run is writing"):
+        train(small_config(corpus), tmp_path, report=lambda line: None)
+    lock.close()
+    train_module.lock_workdir(tmp_path).close()
+
+
+def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corpus, teacher, tmp_path):
+    config = small_config(corpus)
+    config.optimizer.schedule = "cosine"
+    config.epochs = 1
+    train(config, tmp_path / "run", report=lambda line: None)
+    config.epochs = 2
+    with pytest.raises(UserError, match="epochs"):
+        train(config, tmp_path / "run", report=lambda line: None)
+    config.epochs = 1
+    config.data.train_list = "val"
+    with pytest.raises(UserError, match="clips_checksum"):
+        train(config, tmp_path / "run", report=lambda line: None)
+
+
+def test_damaged_checkpoints_are_one_line(corpus, tmp_path):
+    save_model(tmp_path / "good", mtd_jax.create_model(STUDENT, 0))
+    for item in ("model", "config"):
+        shutil.copytree(tmp_path / "good", tmp_path / item)
+        shutil.rmtree(tmp_path / item / item)
+        with pytest.raises(UserError) as error:
+            mtd_jax.load_model(tmp_path / item)
+        assert "\n" not in str(error.value)
+
+
+def test_a_model_of_longer_windows_is_evaluated_at_longer_contexts(corpus, tmp_path):
+    save_model(tmp_path / "long", mtd_jax.create_model(ModelConfig(**SMALL, window_frames=7), 0))
+    evaluate_list(small_config(corpus), str(tmp_path / "long"), "test", str(tmp_path / "out.json"))
+    assert list(json.loads((tmp_path / "out.json").read_text())["accuracy"]) == ["7", "9", "11", "13", "15", "17"]
+
+
 def test_broken_clips_are_counted_not_fatal(corpus, tmp_path):
     config = small_config(corpus)
     config.data.train_list = str(tmp_path / "list.txt")
@@ -207,6 +246,11 @@ def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
 @pytest.mark.parametrize(
     "field, value, message",
     [
+        ("seed", -1, "0 or more"),
+        ("data.workers", -1, "0 or more"),
+        ("loss.layers.fusion", ("a",), "layers from 1 to 1"),
+        ("loss.layers.fusion", (1, 1), "layers from 1 to 1"),
+        ("optimizer.decay_rate", 0.0, r"\(0, 1\]"),
         ("batch_size", 0, "at least 1"),
         ("batch_size", 3, "a multiple of the 2 devices"),
         ("mesh.data", 3, "the devices here"),
