@@ -22,6 +22,7 @@ from mtd_jax.model import count_parameters
 from mtd_jax.plots import draw_demo
 from mtd_jax.scoring import clip_offset, score_clip
 from mtd_jax.train import train
+from mtd_jax.verdict import words
 
 LABELS = {"teacher": "teacher", "student_plain": "student, plain", "student_mtd": "student, MTD"}
 _CORPUS = {"train_clips": 200, "val_clips": 12, "test_clips": 24, "seconds": 4.0}
@@ -106,11 +107,3 @@ def tell(summary: dict, workdir):
         f"{summary['total_seconds'] / 60:.1f} minutes. "
         f"Picture: {workdir / 'demo.png'}  Numbers: {workdir / 'summary.json'}"
     )
-
-
-def words(offset_frames: int) -> str:
-    """An offset as people say it: "the audio is early by 4 frames (160 ms)"."""
-    if offset_frames == 0:
-        return "the audio is in sync"
-    side = "early" if offset_frames > 0 else "late"
-    return f"the audio is {side} by {abs(offset_frames)} frames ({abs(offset_frames) * 40} ms)"
