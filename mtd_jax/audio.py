@@ -10,7 +10,6 @@ N_FFT = 800
 HOP = 200
 NUM_MEL = 80
 FMIN, FMAX = 55.0, 7600.0
-MEL_STEPS_PER_FRAME = 3.2  # 640 samples of a 25 fps frame / HOP
 # What a checkpoint records, so that its weights are never fed another spectrogram unnoticed.
 MEL_SETTINGS = {
     "sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "num_mel": NUM_MEL, "fmin": FMIN, "fmax": FMAX

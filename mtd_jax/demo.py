@@ -11,6 +11,7 @@ from etils import epath
 
 from configs.demo import VARIANTS, get_config
 from mtd_jax.checkpoint import load_model
+from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.synthetic import portrait, record
@@ -76,7 +77,7 @@ def shifted_video(workdir, seed: int):
     recording = record(seed, _SHIFTED_SPEAKER, 0, _SHIFTED_SECONDS)
     frames, box = portrait(recording)
     path = workdir / "shifted.mp4"
-    write_mp4(path, frames, recording.waveform, audio_delay_samples=-640 * true_offset)
+    write_mp4(path, frames, recording.waveform, audio_delay_samples=-SAMPLES_PER_FRAME * true_offset)
     return path, true_offset, box
 
 

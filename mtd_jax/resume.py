@@ -107,7 +107,9 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
 def _check_same_config(before: dict, now: dict, where: str):
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.
-    allowed = _MAY_CHANGE[1:] if now["optimizer"]["schedule"] == "cosine" else _MAY_CHANGE
+    allowed = (
+        [n for n in _MAY_CHANGE if n != "epochs"] if now["optimizer"]["schedule"] == "cosine" else _MAY_CHANGE
+    )
     different = [
         f"{name.replace('/', '.')} (was {old.get(name, 'absent')}, is {new.get(name, 'absent')})"
         for name in sorted(old.keys() | new.keys())

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtd_jax.arrays import bind, model_arrays
-from mtd_jax.audio import HOP, N_FFT, NUM_MEL, SAMPLE_RATE, log_mel_of_padded
+from mtd_jax.audio import HOP, N_FFT, NUM_MEL, log_mel_of_padded
+from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.model import FRAME_SHAPE, SyncModel
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
-_SAMPLES_PER_FRAME = SAMPLE_RATE // 25
 _WINDOWS = 40  # encoded per call; a multiple of 5, so that a chunk starts on a whole mel column
 _PAIR_WINDOWS = 10  # windows compared with all their shifts per call
 
 
 def mel_steps(window_frames: int) -> int:
     """S = 3.2·T, rounded down: the mel columns of a window."""
-    return window_frames * _SAMPLES_PER_FRAME // HOP
+    return window_frames * SAMPLES_PER_FRAME // HOP
 
 
 def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True):
@@ -50,7 +50,7 @@ def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT
         raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
     if waveform.ndim != 1 or (np.issubdtype(waveform.dtype, np.floating) and not np.isfinite(waveform).all()):
         raise ValueError(f"waveform: expected (samples,) of finite values, mono at 16 kHz, got {waveform.shape}")
-    usable = min(len(frames), len(waveform) // _SAMPLES_PER_FRAME)
+    usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)
     count = usable - window
     if count < 1:
         raise ValueError(f"clip: expected at least {window + 1} frames with sound, got {usable}")

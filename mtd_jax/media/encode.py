@@ -27,11 +27,7 @@ class SoundEncoder:
         self._start, self._written, self._skip = start, 0, None
 
     def add(self, packet) -> None:
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:  # a damaged packet
-            return
-        for frame in frames:
+        for frame in _decoded(packet):
             if self._skip is None:
                 time = Fraction(0) if frame.pts is None else frame.pts * frame.time_base
                 first = round((time + self._shift) * self._rate)
@@ -72,11 +68,7 @@ class PictureEncoder:
         self._target.codec_context.time_base = 1 / stream.average_rate if counted else stream.time_base
 
     def add(self, packet) -> None:
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:  # a damaged packet
-            return
-        for frame in frames:
+        for frame in _decoded(packet):
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
             pixels = pixels[: self._target.height, : self._target.width]
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
@@ -85,3 +77,11 @@ class PictureEncoder:
 
     def finish(self) -> None:
         self._writer.mux(self._target.encode(None))
+
+
+def _decoded(packet) -> list:
+    """The frames of a packet; none of a damaged one."""
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        return []
