@@ -52,6 +52,8 @@ def detect_offset(
     total = sum(clip.clip.num_frames for clip in clips)
     tracks: list[Track] = []
     done = 0
+    if progress is not None:
+        progress("scoring", 0, total)
     for clip in clips:
 
         def scored(windows: int, before: int = done) -> None:
