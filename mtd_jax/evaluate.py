@@ -124,7 +124,11 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     source = open_source(config.data.format, config.data.root, list_name, min_frames=window + 1)
     results = evaluate(model, source, protocol=protocol, reference_edges=config.evaluation.reference_edges)
     millions = count_parameters(model) / 1e6
-    rows = {f"{checkpoint}, ±{t}": (millions, results[protocol.key(t)]) for t in protocol.tolerances}
+    several = len(protocol.tolerances) > 1
+    rows = {
+        f"{checkpoint}, within ±{t}" if several else str(checkpoint): (millions, results[protocol.key(t)])
+        for t in protocol.tolerances
+    }
     print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
     left_out = sum(results["skipped"].values())
     print(
