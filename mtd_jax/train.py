@@ -128,7 +128,7 @@ def train(config, workdir, report=print) -> dict:
 def with_fingerprints(config, clips, teacher):
     """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
     config = config.copy_and_resolve_references()
-    names = "\n".join(clips[i].name for i in range(len(clips)))
+    names = clips.encoding + "\n".join(clips[i].name for i in range(len(clips)))
     arrays = model_arrays(teacher) if teacher else {}
     with config.unlocked():
         config.data.clips_checksum = zlib.crc32(names.encode())

@@ -24,7 +24,7 @@ from mtd_jax.data.tfds_source import TfdsSource
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.evaluate import evaluate_list
-from mtd_jax.train import train
+from mtd_jax.train import train, with_fingerprints
 from tests.test_lrs2 import write_clip, write_list
 from tests.test_main import ROOT, TINY, run_main
 from tests.test_pipeline import assert_same, take
@@ -67,7 +67,14 @@ def odd_output(odd_clips, tmp_path_factory):
 def corpus_output(corpus, tmp_path_factory):
     """The synthetic corpus, through the command, in two processes, and without TensorFlow."""
     output = tmp_path_factory.mktemp("corpus-records")
-    command = ["", f"--root={corpus}", f"--output={output}", "--workers=2", "--lists=train,val,test"]
+    command = [
+        "",
+        f"--root={corpus}",
+        f"--output={output}",
+        "--workers=2",
+        "--lists=train,val,test",
+        "--record_frames=16",
+    ]
     code = f"""
 import sys
 from mtd_jax.data.tfds_builder import run
@@ -162,6 +169,12 @@ def test_lower_halves(corpus, corpus_output, tmp_path):
     ours, theirs = (clip.frames[0:40].astype(float) for clip in (halves, faces))
     assert 0 < np.mean((ours - theirs) ** 2) < 255**2 / 10**4  # PSNR above 40 dB, and not the same
     np.testing.assert_array_equal(halves.waveform[:], faces.waveform[:])
+    config = small_config(corpus)
+    checksums = [
+        with_fingerprints(config, open_source(form, str(root), "test", min_frames=26), None).data.clips_checksum
+        for form, root in (("lrs2", corpus), ("tfds", corpus_output), ("tfds", tmp_path))
+    ]
+    assert checksums[0] == checksums[1] != checksums[2]  # other pixels: no run goes on with them
 
 
 def test_a_lower_half_that_cannot_be_made_is_kept_as_it_was(odd_clips, tmp_path):

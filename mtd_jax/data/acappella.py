@@ -38,6 +38,8 @@ class AcappellaSource:
       UserError: a folder is missing, pictures and sounds are not as many, or no clip is usable.
     """
 
+    encoding = ""
+
     def __init__(self, root: str | os.PathLike, split: str, *, min_frames: int):
         pictures, sounds = Path(root, "jpgs", split), Path(root, "splits_16k", split, "audio")
         for folder in (pictures, sounds):

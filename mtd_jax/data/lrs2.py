@@ -42,6 +42,8 @@ class Lrs2Source:
       UserError: root or list file missing, a listed path that leaves the root, or no usable clip.
     """
 
+    encoding = ""
+
     def __init__(self, root: str | os.PathLike, list_file: str | os.PathLike, *, min_frames: int):
         if not os.path.isdir(root):
             raise UserError(f"{root}: no such folder; expected the root of a data set in the LRS2 layout")

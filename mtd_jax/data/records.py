@@ -1,7 +1,7 @@
 """What lies in an ArrayRecord data set: one record per stretch of a clip, and an index of the clips beside them.
 
-A training draw needs five frames. A record is read whole, so a clip is cut into stretches of `record_frames`
-frames with their sound: of 5 s of 96×96 faces as one record (440 kB), reading alone would cost more than decoding
+A training draw needs five frames, and a record is read whole. So a clip is cut into stretches of `record_frames`
+frames with their sound: of 5 s of 96×96 faces as one record (0.5 MB), reading alone would cost more than decoding
 the window. The records of a clip follow each other, clips in the order of their list.
 """
 
@@ -18,7 +18,7 @@ from mtd_jax.errors import UserError
 
 DATASET_NAME = "lip_sync_clips"  # what tfds makes of the builder's class name
 VERSION = "1.0.0"
-RECORD_FRAMES = 16
+RECORD_FRAMES = 12
 _INDEX_FORMAT = 1
 
 

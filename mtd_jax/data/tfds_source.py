@@ -30,6 +30,7 @@ class TfdsSource:
     Attributes:
       list_path: what the clips are of, for people.
       skipped: names of the clips left out, by reason.
+      encoding: says if the pixels are not those of the files, so that no run goes on with others unnoticed.
 
     Raises:
       UserError: no complete data set there, no such split, or no usable clip.
@@ -56,6 +57,7 @@ class TfdsSource:
         frames = np.minimum(index.images, index.samples // SAMPLES_PER_FRAME)
         self._usable = np.flatnonzero(frames >= min_frames)
         self._index = index
+        self.encoding = "lower halves encoded again\n" if index.lower_half else ""
         self._first_record = np.cumsum(counts) - counts
         self.skipped = {reason: list(names) for reason, names in index.skipped.items()}
         short = [index.names[i] for i in np.flatnonzero(frames < min_frames)]
