@@ -1,7 +1,7 @@
 """Where clips come from: one function for training, evaluation and the builder of data sets.
 
-A source has `len(source)`, `source[i] -> Clip`, `list_path` (what the clips are of, for people), `skipped` (names of
-the clips left out, by reason) and `encoding` (empty, or what was done to the pixels), and is picklable.
+A source has `len(source)`, `source[i] -> Clip`, `list_path` (what the clips are of, for people), `skipped` (names
+of the clips left out, by reason) and `encoding` (empty, or what was done to the pixels), and is picklable.
 """
 
 import os
