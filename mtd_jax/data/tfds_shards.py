@@ -14,6 +14,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import simplejpeg
+import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
@@ -119,6 +120,7 @@ def write_shard(shard: Shard) -> None:
     """Writes one file of records, then the report that makes it count."""
     shard.report.unlink(missing_ok=True)
     form, clips, skipped, records = features(), [], [], 0
+    serializer = tfds.core.ExampleSerializer(form.get_serialized_info())
     try:
         writer = ArrayRecordWriter(str(shard.path), _OPTIONS)
         for clip in shard.clips:
@@ -128,7 +130,8 @@ def write_shard(shard: Shard) -> None:
                 skipped.append([clip.name, f"where {error.reason}"])
                 continue
             for example in examples:
-                writer.write(form.serialize_example(example))
+                message = serializer.get_tf_example(form.encode_example(example))
+                writer.write(message.SerializeToString(deterministic=True))  # else its order differs by process
             clips.append([clip.name, len(clip.frames), len(clip.waveform)])
             records += len(examples)
         writer.close()
