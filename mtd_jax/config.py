@@ -8,6 +8,7 @@ import dataclasses
 
 import ml_collections
 
+from mtd_jax.data.source import FORMATS
 from mtd_jax.errors import UserError
 from mtd_jax.model import ENCODERS, ModelConfig
 
@@ -26,8 +27,9 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
             "epochs": 80,
             "draws_per_epoch": 0,  # clips drawn per epoch; 0: as many as the list has
             "data": {
+                "format": "lrs2",  # how clips lie in root: one of data.source.FORMATS
                 "root": "",
-                "train_list": "pretrain",  # a name in root without .txt, or a path
+                "train_list": "pretrain",  # lrs2: a name in root without .txt, or a path; else a split
                 "val_list": "val",
                 "pairing": "reference",  # "reference": one pair per window; "grid": all pairs of `windows` windows
                 "windows": 8,
@@ -59,7 +61,10 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
             "mesh": {"data": -1},  # devices along the data axis; -1: all
             "val_batch_size": 128,
             "val_pairs_per_clip": 1,
-            "evaluation": {"reference_edges": True},  # of --mode=evaluate: quirk, see scoring.score_clip
+            "evaluation": {  # of --mode=evaluate
+                "protocol": "lrs2",  # contexts and tolerances: a name in protocol.PROTOCOLS
+                "reference_edges": True,  # quirk, see scoring.score_clip
+            },
             "log_every": 50,  # steps
             "checkpoint_every": 0,  # steps between the ends of epochs; 0: at their ends only
         }
@@ -90,6 +95,7 @@ def validate(config, num_devices: int):
             f"config.loss.name={config.loss.name} needs a teacher: set config.teacher to a checkpoint directory"
         )
     _check(bool(config.data.root), "data.root", "the folder of the clips", "nothing")
+    _check(config.data.format in FORMATS, "data.format", f"one of {', '.join(FORMATS)}", config.data.format)
     for name in ("batch_size", "epochs", "val_batch_size", "val_pairs_per_clip", "log_every"):
         _check(config[name] >= 1, name, "at least 1", config[name])
     for name in ("draws_per_epoch", "checkpoint_every", "seed"):

@@ -4,18 +4,18 @@ import json
 import time
 from typing import Any
 
-import numpy as np
 from etils import epath
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mtd_jax.checkpoint import load_model
-from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
-from mtd_jax.scoring import context_accuracy, score_clip, window_offsets
+from mtd_jax.protocol import Protocol, lrs2, protocol_named
+from mtd_jax.scoring import score_clip
 
 # LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
 PUBLISHED_LRS2 = {
@@ -28,22 +28,30 @@ PUBLISHED_LRS2 = {
 }
 
 
-def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress: bool = True) -> dict[str, Any]:
+def evaluate(
+    model: SyncModel,
+    source,
+    *,
+    protocol: Protocol | None = None,
+    reference_edges: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Scores every clip of a source and takes the mean over clips of the share of right windows.
 
     Args:
-      source: clips in sync, for example `Lrs2Source`; what it left out itself is in its `skipped`.
+      source: clips in sync, from `open_source`; what it left out itself is in its `skipped`.
+      protocol: contexts and tolerances; None: those of LRS2.
       reference_edges: the published protocol's quirk in short clips, see `scoring.score_clip`.
 
     Returns:
       {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
-      "skipped": {reason: count}}. A clip's offset_frames is the median over its windows at the longest context.
+      "skipped": {reason: count}}, beside "accuracy" also "accuracy_within_5_frames" where the protocol has two
+      tolerances. A clip's offset_frames is the median over its windows at the longest context.
 
     Raises:
       UserError: if no clip could be scored.
     """
-    window = model.config.window_frames
-    contexts = contexts_of(window)
+    protocol = protocol or lrs2(model.config.window_frames)
     clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
     quiet = not progress or not Console().is_terminal
     for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
@@ -56,23 +64,10 @@ def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress
             skipped[error.reason] = skipped.get(error.reason, 0) + 1
             continue
         scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
-        clips.append(
-            {
-                "name": clip.name,
-                "windows": len(scores),
-                "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in contexts},
-                "offset_frames": float(np.median(window_offsets(scores, contexts[-1], window))),
-            }
-        )
+        clips.append({"name": clip.name, "windows": len(scores), **protocol.measure(scores)})
     if not clips:
         raise UserError(f"none of the clips could be scored; left out: {skipped}")
-    accuracy = {str(k): float(np.mean([clip["accuracy"][str(k)] for clip in clips])) for k in contexts}
-    return {"accuracy": accuracy, "clips": clips, "skipped": skipped}
-
-
-def contexts_of(window_frames: int) -> tuple[int, ...]:
-    """K = T, T + 2, … T + 10 frames: the published ones for T = 5."""
-    return tuple(range(window_frames, window_frames + 11, 2))
+    return {**protocol.means(clips), "clips": clips, "skipped": skipped}
 
 
 def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
@@ -124,12 +119,17 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     model = load_model(checkpoint)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     _check_writable(path)
-    source = Lrs2Source(config.data.root, list_name, min_frames=model.config.window_frames + 1)
-    results = evaluate(model, source, reference_edges=config.evaluation.reference_edges)
-    print_table(
-        {str(checkpoint): (count_parameters(model) / 1e6, results["accuracy"])},
-        published=model.config.window_frames == 5,
-    )
+    window = model.config.window_frames
+    protocol = protocol_named(config.evaluation.protocol, window)
+    source = open_source(config.data.format, config.data.root, list_name, min_frames=window + 1)
+    results = evaluate(model, source, protocol=protocol, reference_edges=config.evaluation.reference_edges)
+    millions = count_parameters(model) / 1e6
+    several = len(protocol.tolerances) > 1
+    rows = {
+        f"{checkpoint}, within ±{t}" if several else str(checkpoint): (millions, results[protocol.key(t)])
+        for t in protocol.tolerances
+    }
+    print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
     left_out = sum(results["skipped"].values())
     print(
         f"{len(results['clips'])} clips of {source.list_path} scored, "
@@ -138,6 +138,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     settings = {
         "checkpoint": str(checkpoint),
         "list": str(source.list_path),
+        "protocol": config.evaluation.protocol,
         "reference_edges": config.evaluation.reference_edges,
         "seconds": time.monotonic() - started,
     }

@@ -14,16 +14,19 @@ from mtd_jax.errors import UserError
 from mtd_jax.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
-# clips lie (their checksums are compared), and how fast things go.
+# clips lie (their checksums are compared) and in which form, how fast things go, and what --mode=evaluate does.
 _MAY_CHANGE = (
     "epochs",
     "teacher",
     "data/root",
+    "data/format",
     "data/workers",
     "mesh/data",
     "val_batch_size",
     "log_every",
     "checkpoint_every",
+    "evaluation/protocol",
+    "evaluation/reference_edges",
 )
 
 

@@ -13,9 +13,9 @@ from etils import epath
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checkpoint import load_model, open_manager
 from mtd_jax.config import model_config, validate
-from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.pipeline import Loading, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
+from mtd_jax.data.source import open_source
 from mtd_jax.errors import UserError
 from mtd_jax.metrics import MetricWriter
 from mtd_jax.model import ModelConfig
@@ -48,10 +48,9 @@ def train(config, workdir, report=print) -> dict:
     started = time.monotonic()
     validate(config, jax.device_count())
     pairing = Pairing(config.data.pairing, config.model.window_frames, config.data.windows, config.data.min_gap)
-    clips = Lrs2Source(
-        config.data.root, config.data.train_list, min_frames=max(MIN_TRAINING_FRAMES, pairing.min_frames)
-    )
-    val_clips = Lrs2Source(config.data.root, config.data.val_list, min_frames=config.model.window_frames + 1)
+    data, enough = config.data, max(MIN_TRAINING_FRAMES, pairing.min_frames)
+    clips = open_source(data.format, data.root, data.train_list, min_frames=enough)
+    val_clips = open_source(data.format, data.root, data.val_list, min_frames=config.model.window_frames + 1)
     steps_per_epoch = max((config.draws_per_epoch or len(clips)) // config.batch_size, 1)
     total_steps = config.epochs * steps_per_epoch
 
@@ -129,7 +128,7 @@ def train(config, workdir, report=print) -> dict:
 def with_fingerprints(config, clips, teacher):
     """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
     config = config.copy_and_resolve_references()
-    names = "\n".join(clips[i].name for i in range(len(clips)))
+    names = clips.encoding + "\n".join(clips[i].name for i in range(len(clips)))
     arrays = model_arrays(teacher) if teacher else {}
     with config.unlocked():
         config.data.clips_checksum = zlib.crc32(names.encode())

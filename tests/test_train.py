@@ -261,6 +261,7 @@ def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
         ("loss.info_nce_weight", 1.0, "reference pairs"),
         ("loss.layers.va", (5,), "layers from 1 to 1"),
         ("data.root", "", "folder of the clips"),
+        ("data.format", "zip", "one of lrs2, tfds, acappella"),
         ("model.pixels", "bgr", "rgb255"),
         ("teacher", "somewhere", "uses none"),
     ],

@@ -13,10 +13,9 @@ import numpy as np
 import rich.console
 import rich.progress
 import soundfile
-from absl import logging
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
-from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.data.unusable import UnusableClip, report_unusable
 from mtd_jax.data.views import FrameFolder, WaveformFile, check_format, one_line
 from mtd_jax.errors import UserError
 
@@ -43,6 +42,8 @@ class Lrs2Source:
       UserError: root or list file missing, a listed path that leaves the root, or no usable clip.
     """
 
+    encoding = ""
+
     def __init__(self, root: str | os.PathLike, list_file: str | os.PathLike, *, min_frames: int):
         if not os.path.isdir(root):
             raise UserError(f"{root}: no such folder; expected the root of a data set in the LRS2 layout")
@@ -63,7 +64,7 @@ class Lrs2Source:
                 self._names.append(name)
                 counts.append(result)
         self._counts = np.array(counts, np.int64)  # compact, because the source travels to worker processes
-        self._report(len(listed))
+        report_unusable(self.list_path, len(self), len(listed), self.skipped)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -97,17 +98,6 @@ class Lrs2Source:
                 )
             finally:
                 pool.shutdown(cancel_futures=True)  # an error need not wait for the rest of the list
-
-    def _report(self, listed: int) -> None:
-        reasons = "; ".join(
-            f"{len(names)} {reason} (first: {names[0]})" for reason, names in sorted(self.skipped.items())
-        )
-        if not self._names:
-            why = reasons or "the list is empty"
-            raise UserError(f"{self.list_path}: none of its {listed} clips is usable: {why}")
-        if self.skipped:
-            usable = f"{len(self)} of {listed} clips usable"
-            logging.warning("%s: %s; left out: %s", self.list_path, usable, reasons)
 
 
 def _list_path(root: str, list_file: str | os.PathLike) -> str:

@@ -1,0 +1,52 @@
+"""Where clips come from: one function for training, evaluation and the builder of data sets.
+
+A source has `len(source)`, `source[i] -> Clip`, `list_path` (what the clips are of, for people), `skipped` (names
+of the clips left out, by reason) and `encoding` (empty, or what was done to the pixels), and is picklable.
+"""
+
+import os
+
+from mtd_jax.errors import UserError
+
+FORMATS = ("lrs2", "tfds", "acappella")
+_LRS2_LISTS = ("pretrain", "train", "val", "test")
+
+
+def open_source(data_format: str, root: str, list_name: str, *, min_frames: int):
+    """The clips of one list.
+
+    Args:
+      data_format: "lrs2" (faces and lists in folders), "tfds" (written by `tfds_builder`) or "acappella".
+      root: folder of the clips; of a tfds data set the --output it was built with.
+      list_name: a list file of lrs2, a split of the others.
+      min_frames: clips with fewer frames that have both picture and sound are left out.
+
+    Raises:
+      UserError: the clips are not there or none is usable.
+    """
+    # Imported where needed: tensorflow_datasets takes half a second, in worker processes too.
+    if data_format == "lrs2":
+        from mtd_jax.data.lrs2 import Lrs2Source
+
+        return Lrs2Source(root, list_name, min_frames=min_frames)
+    if data_format == "tfds":
+        from mtd_jax.data.tfds_source import TfdsSource
+
+        return TfdsSource(root, list_name, min_frames=min_frames)
+    if data_format == "acappella":
+        from mtd_jax.data.acappella import AcappellaSource
+
+        return AcappellaSource(root, list_name, min_frames=min_frames)
+    raise UserError(f"data format {data_format!r}: expected one of {', '.join(FORMATS)}")
+
+
+def list_names(data_format: str, root: str) -> list[str]:
+    """The lists of a folder in the LRS2 or Acappella layout. Raises `UserError` if there is none."""
+    if data_format == "acappella":
+        from mtd_jax.data.acappella import splits
+
+        return splits(root)
+    found = [name for name in _LRS2_LISTS if os.path.isfile(os.path.join(root, f"{name}.txt"))]
+    if not found:
+        raise UserError(f"{root}: none of the lists {', '.join(_LRS2_LISTS)} is there as a .txt file; name yours")
+    return found

@@ -1,0 +1,70 @@
+"""What evaluation asks of the scores of a clip: contexts and tolerances, as published for each data set."""
+
+import dataclasses
+
+import numpy as np
+
+from mtd_jax.errors import UserError
+from mtd_jax.scoring import context_accuracy, window_offsets
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Contexts K in frames, and how far from 0 an offset in frames may be to count as right.
+
+    Attributes:
+      contexts: rising, each at least a window long.
+      tolerances: the first is that of the results named "accuracy".
+      window_frames: T of the model.
+    """
+
+    contexts: tuple[int, ...]
+    tolerances: tuple[int, ...]
+    window_frames: int
+
+    def measure(self, scores: np.ndarray) -> dict:
+        """Of one clip's scores (N, shifts): {"accuracy": {"5": …}, "offset_frames": median at the longest K}."""
+        accuracies = {
+            self.key(tolerance): {
+                str(k): context_accuracy(scores, k, tolerance, window_frames=self.window_frames)
+                for k in self.contexts
+            }
+            for tolerance in self.tolerances
+        }
+        offsets = window_offsets(scores, self.contexts[-1], self.window_frames)
+        return accuracies | {"offset_frames": float(np.median(offsets))}
+
+    def means(self, clips: list[dict]) -> dict:
+        """The mean over clips of what `measure` gave: {"accuracy": {"5": …}, "accuracy_within_5_frames": {…}}."""
+        keys = [self.key(tolerance) for tolerance in self.tolerances]
+        return {
+            key: {str(k): float(np.mean([clip[key][str(k)] for clip in clips])) for k in self.contexts}
+            for key in keys
+        }
+
+    def key(self, tolerance: int) -> str:
+        """Name of the results at a tolerance."""
+        return "accuracy" if tolerance == self.tolerances[0] else f"accuracy_within_{tolerance}_frames"
+
+
+def lrs2(window_frames: int) -> Protocol:
+    """K = T, T + 2, … T + 10, which are the published 5, 7, … 15 for T = 5; offsets within ±1."""
+    return Protocol(tuple(range(window_frames, window_frames + 11, 2)), (1,), window_frames)
+
+
+def acappella(window_frames: int) -> Protocol:
+    """K = 5, 10, … 25, within ±1 and ±5. A window cannot be judged by less than itself: T = 25 leaves K = 25."""
+    contexts = tuple(k for k in range(5, 26, 5) if k >= window_frames)
+    if not contexts:
+        raise UserError(f"the acappella protocol ends at K = 25, the model's window has {window_frames} frames")
+    return Protocol(contexts, (1, 5), window_frames)
+
+
+PROTOCOLS = {"lrs2": lrs2, "acappella": acappella}
+
+
+def protocol_named(name: str, window_frames: int) -> Protocol:
+    """Raises `UserError` for a name that is none."""
+    if name not in PROTOCOLS:
+        raise UserError(f"config.evaluation.protocol: expected one of {', '.join(PROTOCOLS)}, got {name}")
+    return PROTOCOLS[name](window_frames)
