@@ -96,16 +96,19 @@ def _conv_summed(x, taps, stride_hw, padding_hwt, precision):
     time_in, batch = x.shape[:2]
     pad_time = padding_hwt[2]
     time_out = time_in + 2 * pad_time - len(taps) + 1
-    terms = [[] for _ in range(time_out)]
-    for tap, kernel in enumerate(taps):
+    # The middle tap first: where the padding keeps the length, it meets every image.
+    total = None
+    for tap in sorted(range(len(taps)), key=lambda tap: abs(tap - pad_time)):
         shift = tap - pad_time  # output t reads input t + shift
-        times = range(max(0, -shift), min(time_out, time_in - shift))
-        if times:
-            images = x[times[0] + shift : times[-1] + shift + 1].reshape(-1, *x.shape[2:])
-            y = _conv2d(images, kernel, stride_hw, padding_hwt[:2], precision)
-            for time, image in zip(times, y.reshape(len(times), batch, *y.shape[1:]), strict=True):
-                terms[time].append(image)
-    return jnp.stack([sum(images) for images in terms])
+        first, end = max(0, -shift), min(time_out, time_in - shift)
+        if first < end:
+            images = x[first + shift : end + shift].reshape(-1, *x.shape[2:])
+            y = _conv2d(images, taps[tap], stride_hw, padding_hwt[:2], precision)
+            y = y.reshape(end - first, batch, *y.shape[1:])
+            if total is None:
+                total = jnp.zeros((time_out, *y.shape[1:]), y.dtype)
+            total = total.at[first:end].add(y)
+    return total
 
 
 def conv3d_windows(frames, taps, window: int, stride_hw, padding_hwt, precision=None):
