@@ -68,7 +68,8 @@ def fold(model: SyncModel) -> FoldedModel:
         head=_dense(model.head),
         classifier=_dense(model.classifier),
     )
-    return jax.tree.map(lambda array: jnp.asarray(array, model.config.compute_dtype), folded)
+    dtype = jnp.dtype(model.config.compute_dtype)
+    return jax.tree.map(lambda array: jnp.asarray(np.asarray(array, dtype)), folded)
 
 
 def _prenet(prenet: Prenet) -> list[Affine]:
