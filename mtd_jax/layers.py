@@ -14,11 +14,11 @@ from jax import lax
 
 from mtd_jax.conv3d import conv3d
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
 
 
-def _precision(compute_dtype: str):
+def precision_of(compute_dtype: str):
     return lax.Precision.HIGHEST if compute_dtype == "float32" else None
 
 
@@ -44,7 +44,7 @@ class BatchNorm(nnx.Module):
             unbiased = lax.stop_gradient(var) * (count / max(count - 1, 1))
             self.mean[...] += _BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
             self.var[...] += _BATCH_NORM_MOMENTUM * (unbiased - self.var[...])
-        factor = self.scale[...] * lax.rsqrt(var + _EPSILON)
+        factor = self.scale[...] * lax.rsqrt(var + EPSILON)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
 
 
@@ -67,7 +67,7 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x, train: bool):
         kernel = self.conv.kernel[...].astype(x.dtype)
-        precision = _precision(self.compute_dtype)
+        precision = precision_of(self.compute_dtype)
         if kernel.ndim == 5:
             y = conv3d(x, kernel, self.stride, self.padding, precision)
         else:
@@ -145,7 +145,7 @@ class Linear(nnx.Module):
         """(…, in) → (…, out), or only the given columns of the output."""
         kernel, bias = (p[...][..., columns].astype(x.dtype) for p in (self.kernel, self.bias))
         rows = x.reshape(-1, x.shape[-1])
-        y = jnp.dot(rows, kernel, precision=_precision(self.compute_dtype)) + bias
+        y = jnp.dot(rows, kernel, precision=precision_of(self.compute_dtype)) + bias
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -172,7 +172,7 @@ class CrossAttention(nnx.Module):
         self.out_proj = Linear(width, width, config.compute_dtype)
         self.dropout = nnx.Dropout(config.attention_dropout)
         self.num_heads = config.num_heads
-        self.precision = _precision(config.compute_dtype)
+        self.precision = precision_of(config.compute_dtype)
 
     def __call__(self, queries, source, train, rngs):
         """Args: queries (batch, q, width), source (batch, k, width).
@@ -258,5 +258,5 @@ class CrossModalEncoder(nnx.Module):
 
 def _layer_norm(config):
     return nnx.LayerNorm(
-        config.width, epsilon=_EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+        config.width, epsilon=EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
     )

@@ -1,25 +1,28 @@
 """Scores of a clip: every window of frames against the sound at every shift, and what follows from them.
 
-Each window is encoded once; only the transformers run on the pairs. All device work is in jitted chunks of fixed
-size, so clips of any length compile nothing new. Evaluation and inference share this module.
+Each window is encoded once; only the transformers run on the pairs (`inference` has the network). All device work
+is in jitted chunks of fixed size, so clips of any length compile nothing new. Evaluation and inference share this
+module.
 """
 
 import functools
+import weakref
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import lax
 
-from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.audio import HOP, N_FFT, NUM_MEL, log_mel_of_padded
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.folding import FoldedModel, fold
+from mtd_jax.inference import compare_shifts, encode_audio, encode_video
 from mtd_jax.model import FRAME_SHAPE, SyncModel
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
-_WINDOWS = 40  # encoded per call; a multiple of 5, so that a chunk starts on a whole mel column
-_PAIR_WINDOWS = 10  # windows compared with all their shifts per call
 
 
 def mel_steps(window_frames: int) -> int:
@@ -74,76 +77,95 @@ class ClipTokens(NamedTuple):
 
 def encode_clip(model: SyncModel, frames, waveform, count: int) -> ClipTokens:
     """Encodes the first `count` windows of frames and of sound, each once."""
-    config, arrays = model.config, model_arrays(model)
+    config, weights, chunks = model.config, _folded(model), _chunks(jax.default_backend())
     window = config.window_frames
-    steps = mel_steps(window)
-    # Chunks cover whole groups of _WINDOWS; what lies beyond the clip is computed and dropped.
-    chunks = range(0, count, _WINDOWS)
-    columns = mel_steps(_WINDOWS) + steps
+    # Calls cover whole chunks; what lies beyond the clip is computed and dropped.
+    starts = range(0, count, chunks.encoded)
+    columns = mel_steps(chunks.encoded) + mel_steps(window)
     padded = np.pad(waveform, N_FFT // 2, mode="reflect")
-    need = mel_steps(chunks[-1]) * HOP + (columns - 1) * HOP + N_FFT
+    need = mel_steps(starts[-1]) * HOP + (columns - 1) * HOP + N_FFT
     padded = np.pad(padded, (0, max(0, need - len(padded))))
-    frames = np.concatenate([frames[: count + window], np.zeros((_WINDOWS, *FRAME_SHAPE), np.uint8)])
+    frames = np.concatenate([frames[: count + window], np.zeros((chunks.encoded, *FRAME_SHAPE), np.uint8)])
     video, audio = [], []
-    for start in chunks:
+    for start in starts:
         first = mel_steps(start) * HOP
         samples = padded[first : first + (columns - 1) * HOP + N_FFT]
-        v, a = _encode_chunk(config, arrays, frames[start : start + _WINDOWS + window - 1], samples)
-        video.append(np.asarray(v))
-        audio.append(np.asarray(a))
-    zero = np.asarray(_encode_zero_mel(config, arrays))
-    return ClipTokens(np.concatenate(video)[:count], np.concatenate(audio)[:count], zero)
+        part = frames[start : start + chunks.encoded + window - 1]
+        video.append(_encode_frames(config, chunks, weights, part))
+        audio.append(_encode_sound(config, chunks, weights, samples))
+    zero = np.asarray(_encode_zero_mel(config, weights))
+    return ClipTokens(*(np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio)), zero)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_chunk(config, arrays, frames, samples):
-    """frames (_WINDOWS + T − 1, 48, 96, 3), padded samples → video and audio tokens of _WINDOWS windows."""
-    model = bind(config, arrays)
-    window = config.window_frames
-    video_windows = frames[np.arange(_WINDOWS)[:, None] + np.arange(window)]
+class _Chunks(NamedTuple):
+    """Windows per call. Any clip is a number of such calls, so that none compiles anything new."""
+
+    encoded: int  # per call; a multiple of 5, so that a chunk of sound starts on a whole mel column
+    together: int  # of a call's windows, those that pass the video layers at once
+    compared: int  # with all their shifts, per call
+
+
+def _chunks(backend: str) -> _Chunks:
+    # On CPU the activations of two windows stay in the cache. The loop over them is inside one program because a
+    # program's memory comes page by page from the system at every call: up to a tenth of the student's time.
+    return _Chunks(10, 2, 5) if backend == "cpu" else _Chunks(40, 40, 40)
+
+
+_FOLDED = weakref.WeakKeyDictionary()  # model → (its arrays, their folded form)
+
+
+def _folded(model: SyncModel) -> FoldedModel:
+    """`fold`, once per model: again only if one of its arrays was replaced."""
+    arrays = jax.tree.leaves(nnx.state(model))
+    known = _FOLDED.get(model)
+    if known is None or any(a is not b for a, b in zip(arrays, known[0], strict=True)):
+        known = _FOLDED[model] = arrays, fold(model)
+    return known[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode_frames(config, chunks, weights, frames):
+    """uint8 (chunks.encoded + T − 1, 48, 96, 3) → video tokens (chunks.encoded, T, width)."""
+    starts = np.arange(0, chunks.encoded, chunks.together)
+    groups = frames[starts[:, None] + np.arange(chunks.together + config.window_frames - 1)]
+    tokens = lax.map(lambda group: encode_video(config, weights, group), groups)
+    return tokens.reshape(-1, *tokens.shape[2:])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode_sound(config, chunks, weights, samples):
+    """Padded samples of chunks.encoded windows → audio tokens (chunks.encoded, S, width)."""
     mel = log_mel_of_padded(samples)
-    first = np.array(
-        [mel_steps(i) for i in range(_WINDOWS)]
-    )  # int(3.2·i), as the published code cuts the clip's mel
-    mel_windows = mel[first[:, None] + np.arange(mel_steps(window))]
-    return model.encode_video(video_windows), model.encode_audio(mel_windows)
+    first = np.array([mel_steps(i) for i in range(chunks.encoded)])  # int(3.2·i), as published
+    return encode_audio(config, weights, mel[first[:, None] + np.arange(mel_steps(config.window_frames))])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_zero_mel(config, arrays):
-    return bind(config, arrays).encode_audio(jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
+def _encode_zero_mel(config, weights):
+    return encode_audio(config, weights, jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
 
 
 def _score_pairs(model, tokens: ClipTokens, max_shift: int):
     """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
-    config, arrays = model.config, model_arrays(model)
+    config, weights = model.config, _folded(model)
+    windows = _chunks(jax.default_backend()).compared
     count = len(tokens.video)
     edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
-    filler = np.broadcast_to(tokens.zero, (_PAIR_WINDOWS, *tokens.zero.shape))
+    filler = np.broadcast_to(tokens.zero, (windows, *tokens.zero.shape))
     audio = np.concatenate([edge, tokens.audio, edge, filler])
-    video = np.concatenate([tokens.video, np.zeros((_PAIR_WINDOWS, *tokens.video.shape[1:]), tokens.video.dtype)])
+    video = np.concatenate([tokens.video, np.zeros((windows, *tokens.video.shape[1:]), tokens.video.dtype)])
     scores = [
         _score_chunk(
-            config,
-            arrays,
-            video[start : start + _PAIR_WINDOWS],
-            audio[start : start + _PAIR_WINDOWS + 2 * max_shift],
+            config, weights, video[start : start + windows], audio[start : start + windows + 2 * max_shift]
         )
-        for start in range(0, count, _PAIR_WINDOWS)
+        for start in range(0, count, windows)
     ]
-    return np.concatenate([np.asarray(s) for s in scores])[:count]
+    return np.concatenate(jax.device_get(scores))[:count]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_chunk(config, arrays, video_tokens, audio_tokens):
-    """video (n, T, width), audio (n + 2·max_shift, S, width) → (n, 2·max_shift + 1)."""
-    windows = len(video_tokens)
-    shifts = len(audio_tokens) - windows + 1
-    pairs = np.arange(windows)[:, None] + np.arange(shifts)
-    audio = audio_tokens[pairs.reshape(-1)]
-    video = jnp.repeat(video_tokens, shifts, axis=0)
-    logits, _ = bind(config, arrays).compare(video, audio)
-    return logits.reshape(windows, shifts)
+def _score_chunk(config, weights, video_tokens, audio_tokens):
+    return compare_shifts(config, weights, video_tokens, audio_tokens)
 
 
 def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:

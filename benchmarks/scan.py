@@ -1,0 +1,151 @@
+"""A clip's full ±15 scan on the CPU: this package beside PyTorch, in turns in one process, float32.
+
+    python -m benchmarks.scan [--models=student,teacher] [--repeats=5] [--nocompile]
+
+Milliseconds per frame (= window of 5 frames against the sound at 31 shifts):
+  MTD-JAX               `score_clip` of a whole clip, spectrogram included
+  PyTorch, published    the network on each of the 31 pairs, both encoders again for every pair
+  PyTorch, once         every window encoded once, the transformers on the 31 pairs; the spectrogram not included
+  PyTorch, once, compiled   the same through torch.compile with frozen weights
+All have the same random weights; the largest difference of their scores to ours is printed. Both libraries get as
+many threads as the process has cores. Where other work keeps the cores busy, only the CPU time on one core
+(`taskset -c 0`) means something: PyTorch's threads wait for each other, and count that as work.
+"""
+
+import os
+import time
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks.common import machine, print_results, summarize, versions
+
+MODELS = flags.DEFINE_list("models", "student,teacher", "Which networks.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.")
+WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)
+COMPILE = flags.DEFINE_bool("compile", True, "Also time torch.compile, which takes minutes to compile.")
+SHIFT = 15
+FRAMES = 4  # windows, from SHIFT on, that PyTorch encodes once and scores; the published way scores the first
+
+
+def main(_):
+    import jax
+
+    from mtd_jax import platform
+    from mtd_jax.arrays import create_model
+    from mtd_jax.audio import log_mel
+    from mtd_jax.model import ModelConfig
+    from mtd_jax.scoring import score_clip
+
+    jax.config.update("jax_platforms", "cpu")
+    platform.prepare()
+    configs = {"student": ModelConfig.mtd_vocalist(), "teacher": ModelConfig.vocalist()}
+    rng = np.random.default_rng(0)
+    count = WINDOWS.value
+    frames = rng.integers(0, 256, (count + 5, 48, 96, 3), dtype=np.uint8)
+    waveform = rng.integers(-20_000, 20_000, (count + 5) * 640).astype(np.int16)
+    mel = np.asarray(log_mel(waveform))
+    mel_windows = np.stack([mel[i * 16 // 5 : i * 16 // 5 + 16] for i in range(count)])
+    video_windows = np.stack([frames[i : i + 5] for i in range(count)])
+    results = {"machine": machine(), "versions": versions("jax", "jaxlib", "torch"), "windows": count}
+    rows = []
+    for name in MODELS.value:
+        model = create_model(configs[name], 0)
+        ways = {"MTD-JAX": (lambda model=model: score_clip(model, frames, waveform), count)}
+        ways |= torch_ways(model, video_windows, mel_windows)
+        results[name] = compare(ways)
+        base = results[name]["MTD-JAX"]
+        for way, found in results[name].items():
+            wall, cpu = found["wall"], found["cpu"]
+            difference = f"{found['difference']:.1e}" if "difference" in found else ""
+            rows.append(
+                [
+                    f"{name}: {way}",
+                    f"{wall['median']:.1f} ({wall['low']:.1f}–{wall['high']:.1f})",
+                    f"{wall['median'] / base['wall']['median']:.1f}",
+                    f"{cpu['median']:.1f} ({cpu['low']:.1f}–{cpu['high']:.1f})",
+                    f"{cpu['median'] / base['cpu']['median']:.1f}",
+                    difference,
+                ]
+            )
+    results["load_average_after"] = machine()["load_average"]
+    columns = ["ms a frame", "× ours", "CPU ms a frame", "× ours", "largest difference"]
+    print_results("±15 scan of a clip, float32", columns, rows, results)
+
+
+def compare(ways: dict) -> dict:
+    """Runs every way once untimed, then all in turns. Args: {name: (function, frames that it scores)}."""
+    scores = {name: np.asarray(run()) for name, (run, _) in ways.items()}
+    wall, cpu = {name: [] for name in ways}, {name: [] for name in ways}
+    for _ in range(REPEATS.value):
+        for name, (run, frames) in ways.items():
+            started = time.perf_counter(), time.process_time()
+            run()
+            ended = time.perf_counter(), time.process_time()
+            wall[name].append(1e3 * (ended[0] - started[0]) / frames)
+            cpu[name].append(1e3 * (ended[1] - started[1]) / frames)
+    results = {name: {"wall": summarize(wall[name]), "cpu": summarize(cpu[name])} for name in ways}
+    ours = scores.pop("MTD-JAX")
+    for name, other in scores.items():
+        results[name]["difference"] = float(np.abs(ours[SHIFT : SHIFT + len(other)] - other).max())
+    return results
+
+
+def torch_ways(model, video_windows, mel_windows) -> dict:
+    """The ways of PyTorch, each (function → scores (frames, 31), frames), with the weights of `model`."""
+    import torch
+
+    from converters.key_table import to_torch
+    from converters.verify import twin_of
+    from mtd_jax.arrays import model_arrays
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    arrays = {name: np.asarray(array) for name, array in model_arrays(model).items()}
+    twin = twin_of(model.config)
+    entries = to_torch(model.config, arrays, "model")
+    twin.load_state_dict({key: torch.tensor(value) for key, value in entries.items()})
+    video, mel = torch.from_numpy(video_windows), torch.from_numpy(mel_windows)
+    first = slice(0, 2 * SHIFT + 1)  # audio windows of the first frame; the next one's begin one later
+
+    def encode_video(frames):
+        return twin.vid_prenet(twin.scale_pixels(frames)).flatten(2).mT
+
+    def encode_audio(mel):
+        return twin.aud_prenet(mel.mT[:, None]).squeeze(2).mT
+
+    def compare_pairs(video, audio):
+        av, va = twin.av_transformer(audio, video)[0], twin.va_transformer(video, audio)[0]
+        fusion = twin.mem_transformer(av, va)[0]
+        return twin.classifier(torch.tanh(twin.fc(fusion.amax(1)))).squeeze(-1)
+
+    @torch.inference_mode()
+    def published():
+        return twin(video[SHIFT].expand(2 * SHIFT + 1, -1, -1, -1, -1), mel[first])[0][None]
+
+    with torch.inference_mode():
+        other_audio = encode_audio(mel[: FRAMES + 2 * SHIFT])
+
+    def once(encode_video, encode_audio, compare_pairs):
+        @torch.inference_mode()
+        def run():
+            tokens = encode_video(video[SHIFT : SHIFT + FRAMES])
+            audio = torch.cat([encode_audio(mel[:FRAMES]), other_audio[FRAMES:]])
+            pairs = [audio[i : i + 2 * SHIFT + 1] for i in range(FRAMES)]
+            repeated = [tokens[i].expand(2 * SHIFT + 1, -1, -1) for i in range(FRAMES)]
+            return torch.stack([compare_pairs(*pair) for pair in zip(repeated, pairs, strict=True)])
+
+        return run, FRAMES
+
+    parts = (encode_video, encode_audio, compare_pairs)
+    ways = {"PyTorch, published": (published, 1), "PyTorch, once": once(*parts)}
+    if COMPILE.value:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        torch._dynamo.reset()
+        ways["PyTorch, once, compiled"] = once(*(torch.compile(part, dynamic=False) for part in parts))
+    return ways
+
+
+if __name__ == "__main__":
+    app.run(main)
