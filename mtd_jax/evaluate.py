@@ -1,20 +1,26 @@
 """The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
 
 import json
+import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
+from mtd_jax.processes import check_same_everywhere, exchange
+from mtd_jax.resume import arrays_checksum, clips_checksum
 from mtd_jax.scoring import context_accuracy, score_clip, window_offsets
 
 # LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
@@ -31,6 +37,8 @@ PUBLISHED_LRS2 = {
 def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress: bool = True) -> dict[str, Any]:
     """Scores every clip of a source and takes the mean over clips of the share of right windows.
 
+    Several processes share the clips, and so do the devices of each; all get the same result, that of one.
+
     Args:
       source: clips in sync, for example `Lrs2Source`; what it left out itself is in its `skipped`.
       reference_edges: the published protocol's quirk in short clips, see `scoring.score_clip`.
@@ -42,32 +50,62 @@ def evaluate(model: SyncModel, source, *, reference_edges: bool = True, progress
     Raises:
       UserError: if no clip could be scored.
     """
-    window = model.config.window_frames
-    contexts = contexts_of(window)
-    clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
-    quiet = not progress or not Console().is_terminal
-    for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
-        clip = source[index]
-        try:
-            frames = clip.frames[: clip.num_frames]
-            # The whole waveform: its last mel columns reach beyond the last frame.
-            waveform = clip.waveform[: len(clip.waveform)]
-        except UnusableClip as error:
-            skipped[error.reason] = skipped.get(error.reason, 0) + 1
-            continue
-        scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
-        clips.append(
-            {
-                "name": clip.name,
-                "windows": len(scores),
-                "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in contexts},
-                "offset_frames": float(np.median(window_offsets(scores, contexts[-1], window))),
-            }
-        )
+    contexts = contexts_of(model.config.window_frames)
+    scored = _scored_by_all(model, source, contexts, reference_edges, progress)
+    clips = [result for result in scored if isinstance(result, dict)]
+    skipped = {reason: len(names) for reason, names in source.skipped.items()}
+    for reason in scored:
+        if isinstance(reason, str):
+            skipped[reason] = skipped.get(reason, 0) + 1
     if not clips:
         raise UserError(f"none of the clips could be scored; left out: {skipped}")
     accuracy = {str(k): float(np.mean([clip["accuracy"][str(k)] for clip in clips])) for k in contexts}
     return {"accuracy": accuracy, "clips": clips, "skipped": skipped}
+
+
+def _scored_by_all(model, source, contexts, reference_edges, progress) -> list[dict | str]:
+    """Of every clip its entry in "clips", or the reason why it has none: clip i is process i mod n's to score.
+
+    Within a process a thread per device takes the next clip when it is done with one.
+    """
+    count = jax.process_count()
+    own = range(jax.process_index(), len(source), count)
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for device in jax.local_devices():
+        arrays = jax.device_put(model_arrays(model), device)
+        waiting.put(bind(model.config, arrays))
+
+    def score(index):
+        replica = waiting.get()
+        try:
+            return _score_one(replica, source[index], contexts, reference_edges)
+        finally:
+            waiting.put(replica)
+
+    quiet = not progress or jax.process_index() > 0 or not Console().is_terminal
+    with ThreadPoolExecutor(jax.local_device_count()) as threads:
+        scores = threads.map(score, own)
+        shares = exchange(
+            list(track(scores, total=len(own), description="scoring", disable=quiet, transient=True))
+        )
+    return [shares[index % count][index // count] for index in range(len(source))]
+
+
+def _score_one(model, clip, contexts, reference_edges) -> dict | str:
+    window = model.config.window_frames
+    try:
+        frames = clip.frames[: clip.num_frames]
+        # The whole waveform: its last mel columns reach beyond the last frame.
+        waveform = clip.waveform[: len(clip.waveform)]
+    except UnusableClip as error:
+        return error.reason
+    scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
+    return {
+        "name": clip.name,
+        "windows": len(scores),
+        "accuracy": {str(k): context_accuracy(scores, k, window_frames=window) for k in contexts},
+        "offset_frames": float(np.median(window_offsets(scores, contexts[-1], window))),
+    }
 
 
 def contexts_of(window_frames: int) -> tuple[int, ...]:
@@ -117,15 +155,21 @@ def write_json(path, results: dict):
 
 
 def evaluate_list(config, checkpoint, list_name: str, output: str | None):
-    """`--mode=evaluate`: scores a list of config.data.root, prints the table, writes the JSON."""
+    """`--mode=evaluate`: scores a list of config.data.root; the first process writes table and JSON."""
     started = time.monotonic()
     if not config.data.root:
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
     model = load_model(checkpoint)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
-    _check_writable(path)
+    if jax.process_index() == 0:
+        _check_writable(path)
     source = Lrs2Source(config.data.root, list_name, min_frames=model.config.window_frames + 1)
-    results = evaluate(model, source, reference_edges=config.evaluation.reference_edges)
+    edges = config.evaluation.reference_edges
+    weights = arrays_checksum(model_arrays(model))
+    check_same_everywhere({"clips": clips_checksum(source), "reference_edges": edges, "weights": weights})
+    results = evaluate(model, source, reference_edges=edges)
+    if jax.process_index():
+        return
     print_table(
         {str(checkpoint): (count_parameters(model) / 1e6, results["accuracy"])},
         published=model.config.window_frames == 5,
@@ -138,7 +182,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     settings = {
         "checkpoint": str(checkpoint),
         "list": str(source.list_path),
-        "reference_edges": config.evaluation.reference_edges,
+        "reference_edges": edges,
         "seconds": time.monotonic() - started,
     }
     write_json(path, settings | results)

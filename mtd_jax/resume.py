@@ -3,13 +3,14 @@
 import contextlib
 import json
 import re
+import zlib
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from mtd_jax.arrays import check_cover
+from mtd_jax.arrays import check_cover, model_arrays
 from mtd_jax.checkpoint import describe
 from mtd_jax.errors import UserError
 from mtd_jax.sharding import place
@@ -28,6 +29,24 @@ _MAY_CHANGE = (
     "log_every",
     "checkpoint_every",
 )
+
+
+def with_fingerprints(config, clips, teacher):
+    """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.clips_checksum = clips_checksum(clips)
+        config.teacher_checksum = arrays_checksum(model_arrays(teacher) if teacher else {})
+    return config
+
+
+def clips_checksum(clips) -> int:
+    """Of the names of the clips of a source, in their order."""
+    return zlib.crc32("\n".join(clips[i].name for i in range(len(clips))).encode())
+
+
+def arrays_checksum(arrays: dict) -> int:
+    return zlib.crc32(b"".join(np.asarray(arrays[name]).tobytes() for name in sorted(arrays)))
 
 
 def save_run(

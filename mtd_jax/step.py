@@ -93,8 +93,9 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
 
 
 def logged_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
-    """`train_step` on a batch that also has skipped and signal, int32 (B,): clips left out of a row, and the number
-    of a signal that asks its process to stop. The metrics get the sum of the one and the largest of the other."""
+    """`train_step` on a batch that also has skipped and signal, int32 (B,): clips left out of a row, and the
+    number of a signal that asks its process to stop. The metrics get the sum of the one, the largest of the other.
+    """
     skipped, signal = batch["skipped"], batch["signal"]
     state, metrics = train_step(run, state, teacher_arrays, batch)
     return state, metrics | {"skipped_clips": jnp.sum(skipped), "signal": jnp.max(signal)}

@@ -17,6 +17,7 @@ from mtd_jax.evaluate import evaluate, evaluate_list
 from mtd_jax.model import ModelConfig
 from mtd_jax.optimizer import schedule_factor
 from mtd_jax.train import train
+from mtd_jax.workdir import take_workdir
 
 SMALL = {"widths": (4, 4, 8, 8, 8), "num_heads": 2, "num_layers": 1, "stem_stride": (2, 2), "last_stride": (1, 1)}
 STUDENT = ModelConfig(**SMALL)
@@ -162,11 +163,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
 
 
 def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
-    lock = train_module.lock_workdir(tmp_path)
+    lock = take_workdir(tmp_path)
     with pytest.raises(UserError, match="another run is writing"):
         train(small_config(corpus), tmp_path, report=lambda line: None)
     lock.close()
-    train_module.lock_workdir(tmp_path).close()
+    take_workdir(tmp_path).close()
 
 
 def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corpus, teacher, tmp_path):
