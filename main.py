@@ -6,8 +6,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mtd_jax import infer_flags
-from mtd_jax.errors import UserError
+from mtd_jax import infer_flags, peers, process_flags
+from mtd_jax.errors import Interrupted, UserError, in_one_line
 
 MODES = ("demo", "train", "evaluate", "infer", "preprocess", "synthesize")
 MODE = flags.DEFINE_enum("mode", "demo", MODES, "What to do. The demo needs no other flag.")
@@ -45,9 +45,11 @@ def main(_):
         summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), faces=infer_flags.FACES.value)
         print("\n".join(summary.lines()))
         return 1 if summary.failed else 0
-    from mtd_jax import demo, evaluate, platform, train
+    from mtd_jax import demo, evaluate, platform, processes, train
 
     platform.prepare()
+    if MODE.value in ("train", "evaluate"):
+        processes.start(*process_flags.process_options())
     if MODE.value == "demo":
         demo.demo(WORKDIR.value or "workdir", SEED.value)
     elif MODE.value == "train":
@@ -58,6 +60,7 @@ def main(_):
         return measure(needed(CHECKPOINT), needed(infer_flags.VIDEO), **infer_flags.infer_options())
     else:
         evaluate.evaluate_list(needed(CONFIG), needed(CHECKPOINT), LIST.value, OUTPUT.value)
+    peers.finish()
     return 0
 
 
@@ -87,19 +90,18 @@ def run(argv) -> int:
     app.define_help_flags()
     try:
         parse(argv)
-        app.run(main, argv=argv[:1])
-    except (UserError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        with peers.all_or_none():
+            app.run(main, argv=argv[:1])
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    except (UserError, flags.Error, OSError) as error:
+        return peers.leave(in_one_line(error), 1)
+    except Interrupted as stop:
+        peers.finish(str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return peers.leave("error: interrupted", 130)
     return 0
 
 

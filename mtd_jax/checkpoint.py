@@ -157,8 +157,8 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
 
 
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
-    """Reads one array item as it is, on the default device whatever machine wrote it; flat names."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Reads one array item as it is, on a device of this process whatever machine wrote it; flat names."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with _readable(path, item), _checkpointer() as reader:
         found = reader.metadata(path).item_metadata[item].tree
         target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), found)

@@ -10,12 +10,13 @@ import numpy as np
 from etils import epath
 
 from configs.demo import VARIANTS, get_config
+from mtd_jax.accuracy_table import print_table
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.synthetic import portrait, record
-from mtd_jax.evaluate import evaluate, print_table, write_json
+from mtd_jax.evaluate import evaluate, write_json
 from mtd_jax.infer import detect_offset
 from mtd_jax.media.remux import shift_audio
 from mtd_jax.media.write import write_mp4

@@ -1,31 +1,29 @@
 """The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
 
 import json
+import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 from etils import epath
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from mtd_jax.accuracy_table import print_table
+from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
+from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
+from mtd_jax.resume import arrays_checksum, clips_checksum
 from mtd_jax.scoring import score_clip
 
-# LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
-PUBLISHED_LRS2 = {
-    "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
-    "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
-    "AVST": (42.4, (92.0, 95.5, 97.7, 98.8, 99.3, 99.6)),
-    "VocaLiST": (80.1, (92.8, 96.7, 98.4, 99.3, 99.6, 99.8)),
-    "VocaLiST, reproduced": (80.1, (92.44, 96.52, 98.27, 99.13, 99.53, 99.76)),
-    "MTDVocaLiST": (13.28, (91.46, 95.74, 97.99, 98.95, 99.46, 99.68)),
-}
+_READERS = 2  # threads that read clips while others score
 
 
 def evaluate(
@@ -37,6 +35,8 @@ def evaluate(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores every clip of a source and takes the mean over clips of the share of right windows.
+
+    Several processes share the clips, and so do the devices of each; all get the same result, that of one.
 
     Args:
       source: clips in sync, from `open_source`; what it left out itself is in its `skipped`.
@@ -52,43 +52,53 @@ def evaluate(
       UserError: if no clip could be scored.
     """
     protocol = protocol or lrs2(model.config.window_frames)
-    clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
-    quiet = not progress or not Console().is_terminal
-    for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
+    scored = _scored_by_all(model, source, protocol, reference_edges, progress)
+    clips = [result for result in scored if isinstance(result, dict)]
+    skipped = {reason: len(names) for reason, names in source.skipped.items()}
+    for reason in scored:
+        if isinstance(reason, str):
+            skipped[reason] = skipped.get(reason, 0) + 1
+    if not clips:
+        raise UserError(f"none of the clips could be scored; left out: {skipped}")
+    return {**protocol.means(clips), "clips": clips, "skipped": skipped}
+
+
+def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[dict | str]:
+    """Of every clip its entry in "clips", or the reason why it has none: clip i is process i mod n's to score.
+
+    Within a process a thread per device takes the next clip when it is done with one; others read ahead.
+    """
+    count = jax.process_count()
+    own = range(jax.process_index(), len(source), count)
+    devices = jax.local_devices()
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for device in devices:
+        waiting.put((device, bind(model.config, model_arrays(model))))  # a model each, for `score_clip` to place
+
+    def score(index):
         clip = source[index]
         try:
             frames = clip.frames[: clip.num_frames]
             # The whole waveform: its last mel columns reach beyond the last frame.
             waveform = clip.waveform[: len(clip.waveform)]
         except UnusableClip as error:
-            skipped[error.reason] = skipped.get(error.reason, 0) + 1
-            continue
-        scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
-        clips.append({"name": clip.name, "windows": len(scores), **protocol.measure(scores)})
-    if not clips:
-        raise UserError(f"none of the clips could be scored; left out: {skipped}")
-    return {**protocol.means(clips), "clips": clips, "skipped": skipped}
+            return error.reason
+        device, replica = waiting.get()
+        try:
+            with jax.default_device(device):
+                scores = score_clip(replica, frames, waveform, reference_edges=reference_edges)
+        finally:
+            waiting.put((device, replica))
+        return {"name": clip.name, "windows": len(scores), **protocol.measure(scores)}
 
-
-def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
-    """Prints accuracies in % by context.
-
-    Args:
-      rows: {name: (parameters in millions, accuracy by context as from `evaluate`)}.
-      published: put the published LRS2 rows above them.
-    """
-    contexts = next(iter(rows.values()))[1].keys()
-    title = "Accuracy (%) by context K in frames"
-    table = Table("", "params", *(f"K{k}" for k in contexts), title=title)
-    if published:
-        for name, (millions, percent) in PUBLISHED_LRS2.items():
-            table.add_row(
-                f"{name} (published, LRS2)", f"{millions:g} M", *(f"{p:g}" for p in percent), style="dim"
-            )
-        table.add_section()
-    for name, (millions, accuracy) in rows.items():
-        table.add_row(name, f"{millions:.2f} M", *(f"{100 * accuracy[k]:.2f}" for k in contexts))
-    Console(width=100).print(table)
+    quiet = not progress or jax.process_index() > 0 or not Console().is_terminal
+    bar = {"total": len(own), "description": "scoring", "disable": quiet, "transient": True}
+    with ThreadPoolExecutor(len(devices) + _READERS) as threads:
+        try:
+            shares = exchange(list(track(threads.map(score, own), **bar)))
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return [shares[index % count][index // count] for index in range(len(source))]
 
 
 def _check_writable(path):
@@ -112,17 +122,29 @@ def write_json(path, results: dict):
 
 
 def evaluate_list(config, checkpoint, list_name: str, output: str | None):
-    """`--mode=evaluate`: scores a list of config.data.root, prints the table, writes the JSON."""
+    """`--mode=evaluate`: scores a list of config.data.root; the first process writes table and JSON."""
     started = time.monotonic()
     if not config.data.root:
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
     model = load_model(checkpoint)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
-    _check_writable(path)
+    if jax.process_index() == 0:
+        _check_writable(path)
     window = model.config.window_frames
     protocol = protocol_named(config.evaluation.protocol, window)
     source = open_source(config.data.format, config.data.root, list_name, min_frames=window + 1)
-    results = evaluate(model, source, protocol=protocol, reference_edges=config.evaluation.reference_edges)
+    edges = config.evaluation.reference_edges
+    check_same_everywhere(
+        {
+            "clips": clips_checksum(source),
+            "weights": arrays_checksum(model_arrays(model)),
+            "protocol": config.evaluation.protocol,
+            "reference_edges": edges,
+        }
+    )
+    results = evaluate(model, source, protocol=protocol, reference_edges=edges)
+    if jax.process_index():
+        return
     millions = count_parameters(model) / 1e6
     several = len(protocol.tolerances) > 1
     rows = {
@@ -139,7 +161,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         "checkpoint": str(checkpoint),
         "list": str(source.list_path),
         "protocol": config.evaluation.protocol,
-        "reference_edges": config.evaluation.reference_edges,
+        "reference_edges": edges,
         "seconds": time.monotonic() - started,
     }
     write_json(path, settings | results)

@@ -1,33 +1,78 @@
 """Training metrics on disk: one JSON object per line, and TensorBoard."""
 
 import json
+import tempfile
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from mtd_jax.workdir import is_remote
+
 
 class MetricWriter:
-    """Writes WORKDIR/metrics.jsonl and WORKDIR/tensorboard; lines beyond `step` of an interrupted run go."""
+    """Writes WORKDIR/metrics.jsonl and WORKDIR/tensorboard; lines beyond `step` of an interrupted run go.
+
+    On an object store, which cannot append, both are brought up to date by `flush`, with every checkpoint: what an
+    interruption loses is what the resumed run writes again.
+    """
 
     def __init__(self, workdir, step: int):
-        path = epath.Path(workdir) / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        partial = path.parent / f".{path.name}.partial"
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(path)
-        self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
+        workdir = epath.Path(workdir)
+        self._path, self._events = workdir / "metrics.jsonl", workdir / "tensorboard"
+        self._lines = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
+        partial = self._path.parent / f".{self._path.name}.partial"
+        partial.write_text(_text(self._lines))
+        partial.replace(self._path)
+        self._spool = tempfile.TemporaryDirectory() if is_remote(workdir) else None
+        self._file = None if self._spool else self._path.open("a")
+        self._tensorboard = SummaryWriter(
+            self._spool.name if self._spool else str(self._events), purge_step=step + 1
+        )
 
     def write(self, step: int, values: dict[str, float]):
         """Appends {"step": step, **values}."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **values})
+        if self._spool:
+            self._lines.append(line)
+        else:
+            self._file.write(line + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
+    def flush(self):
+        """Brings an object store up to date."""
+        self._tensorboard.flush()
+        if self._spool:
+            self._path.write_text(_text(self._lines))
+            self._events.mkdir(parents=True, exist_ok=True)
+            for file in epath.Path(self._spool.name).iterdir():
+                (self._events / file.name).write_bytes(file.read_bytes())
+
     def close(self):
-        self._file.close()
         self._tensorboard.close()
+        if self._spool:
+            self.flush()
+            self._spool.cleanup()
+        else:
+            self._file.close()
+
+
+class NoWriter:
+    """In the place of a `MetricWriter` in all processes but the first."""
+
+    def write(self, step: int, values: dict[str, float]):
+        pass
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(line + "\n" for line in lines)
 
 
 def _whole_lines(path) -> list[str]:

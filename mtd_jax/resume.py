@@ -3,14 +3,17 @@
 import contextlib
 import json
 import re
+import zlib
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from mtd_jax.arrays import check_cover
+from mtd_jax.arrays import check_cover, model_arrays
 from mtd_jax.checkpoint import describe
 from mtd_jax.errors import UserError
+from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
@@ -22,12 +25,31 @@ _MAY_CHANGE = (
     "data/format",
     "data/workers",
     "mesh/data",
+    "mesh/fsdp",
     "val_batch_size",
     "log_every",
     "checkpoint_every",
     "evaluation/protocol",
     "evaluation/reference_edges",
 )
+
+
+def with_fingerprints(config, clips, teacher):
+    """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.clips_checksum = clips_checksum(clips)
+        config.teacher_checksum = arrays_checksum(model_arrays(teacher) if teacher else {})
+    return config
+
+
+def clips_checksum(clips) -> int:
+    """Of the names of the clips of a source, in their order, and of what was done to their pixels."""
+    return zlib.crc32((clips.encoding + "\n".join(clips[i].name for i in range(len(clips)))).encode())
+
+
+def arrays_checksum(arrays: dict) -> int:
+    return zlib.crc32(b"".join(np.asarray(arrays[name]).tobytes() for name in sorted(arrays)))
 
 
 def save_run(
@@ -73,8 +95,10 @@ def writing(manager: ocp.CheckpointManager):
         ) from error
 
 
-def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, sharding) -> tuple[TrainState, dict]:
-    """The latest state of the run, and its description as from `save_run`; `state` gives the structure.
+def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tuple[TrainState, dict]:
+    """The latest state of the run, and its description as from `save_run`.
+
+    Args: state: gives the structure, and each array's sharding, whatever mesh wrote the checkpoint.
 
     Raises:
       UserError: if the checkpoint was made with another configuration; the message names the fields.
@@ -87,7 +111,7 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
     wanted = {"model": _nested(arrays), "training": _named_leaves(state.optimizer)}
     if state.learned:
         wanted["loss"] = state.learned
-    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
+    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted)
     found = manager.item_metadata(step)
     for item, target in targets.items():
         expected, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, found[item].tree))
@@ -98,7 +122,7 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
     leaves = list(_named_leaves(state.optimizer))
     optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), [restored.training[n] for n in leaves])
     restored_state = TrainState(
-        step=jax.device_put(state.step * 0 + step, sharding),
+        step=place(np.int32(step), state.step.sharding.mesh),
         params={name: model[name] for name in state.params},
         statistics={name: model[name] for name in state.statistics},
         learned=restored.loss if state.learned else {},

@@ -1,37 +1,41 @@
 """Training, of a teacher or a student: one loop, read from top to bottom."""
 
 import dataclasses
-import fcntl
-import functools
 import time
-import zlib
 
 import jax
 import numpy as np
 from etils import epath
 
+from mtd_jax import peers
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checkpoint import load_model, open_manager
 from mtd_jax.config import model_config, validate
-from mtd_jax.data.pipeline import Loading, evaluation_pairs, make_training_iterator
+from mtd_jax.data.draws import Shard
+from mtd_jax.data.pipeline import Loading, make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.source import open_source
 from mtd_jax.errors import UserError
-from mtd_jax.metrics import MetricWriter
+from mtd_jax.metrics import MetricWriter, NoWriter
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.platform import compiler_options
+from mtd_jax.processes import check_same_everywhere
 from mtd_jax.progress import Progress
-from mtd_jax.resume import restore_run, save_run, writing
-from mtd_jax.sharding import make_mesh, put_batch, replicate, split_rows
-from mtd_jax.step import Run, eval_step, initial_state, train_step
+from mtd_jax.resume import restore_run, save_run, with_fingerprints, writing
+from mtd_jax.sharding import make_mesh, place, put_batch
+from mtd_jax.signals import Signals, interrupted
+from mtd_jax.step import Run, compile_steps, initial_state
+from mtd_jax.validation import validate_epoch
+from mtd_jax.workdir import take_workdir
 
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
 
 def train(config, workdir, report=print) -> dict:
     """Trains until the configured number of epochs; run again after an interruption, it goes on where it was.
+
+    Several processes (see `processes`) call it with the same arguments; the first reports and writes metrics.
 
     Args:
       config: as from `config.default_config`.
@@ -44,9 +48,13 @@ def train(config, workdir, report=print) -> dict:
     Raises:
       UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
         another configuration, or a loss that is not finite.
+      Interrupted: after SIGTERM or Ctrl-C to any of the processes, with a checkpoint of the step it came in.
     """
     started = time.monotonic()
-    validate(config, jax.device_count())
+    shard = Shard(jax.process_index(), jax.process_count())
+    if shard.index:
+        report = _say_nothing
+    validate(config, jax.device_count(), shard.count)
     pairing = Pairing(config.data.pairing, config.model.window_frames, config.data.windows, config.data.min_gap)
     data, enough = config.data, max(MIN_TRAINING_FRAMES, pairing.min_frames)
     clips = open_source(data.format, data.root, data.train_list, min_frames=enough)
@@ -56,6 +64,7 @@ def train(config, workdir, report=print) -> dict:
 
     teacher = load_teacher(config) if config.teacher else None
     config = with_fingerprints(config, clips, teacher)
+    check_same_everywhere(config.to_dict())
     factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
     run = Run(
         model=model_config(config),
@@ -63,58 +72,57 @@ def train(config, workdir, report=print) -> dict:
         objective=Objective.from_config(config.loss),
         optimizer=make_optimizer(config.optimizer, factor),
         seed=config.seed,
+        mesh=make_mesh(config.mesh),
     )
-    mesh = make_mesh(config.mesh.data)
-    whole, rows = replicate(mesh), split_rows(mesh)
-    state = jax.device_put(initial_state(run, create_model(run.model, config.seed)), whole)
-    teacher_arrays = jax.device_put(model_arrays(teacher), whole) if teacher else {}
-    step_fn = jax.jit(
-        functools.partial(train_step, run),
-        in_shardings=(whole, whole, rows),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
-    eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(whole, rows), out_shardings=whole)
+    state = place(initial_state(run, create_model(run.model, config.seed)), run.mesh)
+    teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
+    step_fn, eval_fn = compile_steps(run, state, teacher_arrays)
 
     workdir = epath.Path(workdir)
-    lock = lock_workdir(workdir)  # held until the process or this function ends  # noqa: F841
+    lock = take_workdir(workdir)  # held until the process or this function ends  # noqa: F841
     batches = make_training_iterator(
         clips,
         pairing,
         seed=config.seed,
         batch_size=config.batch_size,
+        shard=shard,
         loading=Loading(workers=config.data.workers),
     )
-    with open_manager(workdir / "checkpoints") as manager:
+    with open_manager(workdir / "checkpoints") as manager, peers.all_or_none(), Signals() as signals:
         if manager.latest_step() is not None:
-            state, description = restore_run(manager, state, config, whole)
+            state, description = restore_run(manager, state, config)
             batches.set_state(description["data"])
             started -= description["train_seconds"]
             report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
         first = int(state.step)
-        writer = MetricWriter(workdir, first)
+        writer = NoWriter() if shard.index else MetricWriter(workdir, first)
         progress = Progress(config, writer, report, factor, first, total_steps, manager)
         validation = None
         try:
             for step in range(first + 1, total_steps + 1):
                 batch = next(batches)
-                skipped = int(batch.pop("skipped").sum())
-                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, mesh))
-                progress.after_dispatch(step, metrics, skipped)
+                batch["signal"] = np.full_like(batch["skipped"], signals.received)
+                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, run.mesh))
+                progress.after_dispatch(step, metrics)
                 epoch_ends = step % steps_per_epoch == 0
-                if not epoch_ends and not (config.checkpoint_every and step % config.checkpoint_every == 0):
+                due = config.checkpoint_every and step % config.checkpoint_every == 0
+                if not (epoch_ends or due or progress.signal):
                     continue
                 progress.catch_up()  # never save what came of a loss that is not finite
                 if epoch_ends:
-                    validation = validate_epoch(config, val_clips, eval_fn, state, mesh)
+                    validation = validate_epoch(config, val_clips, eval_fn, state, run.mesh, shard)
                     progress.epoch(step, step // steps_per_epoch, validation)
                 seconds = time.monotonic() - started
                 metrics = validation if epoch_ends else None
                 save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
+                writer.flush()
+                if progress.signal and step < total_steps:
+                    break
             progress.catch_up()
             with writing(manager):
                 manager.wait_until_finished()
+            if progress.signal and step < total_steps:
+                raise interrupted(progress.signal, step, total_steps, workdir)
         finally:
             batches.close()
             writer.close()
@@ -123,37 +131,6 @@ def train(config, workdir, report=print) -> dict:
             report(f"nothing to do: {workdir} has {first} of {total_steps} steps")
             validation = dict(manager.metrics(manager.latest_step()) or {})
     return {"steps": total_steps, "train_seconds": time.monotonic() - started, "validation": validation}
-
-
-def with_fingerprints(config, clips, teacher):
-    """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
-    config = config.copy_and_resolve_references()
-    names = clips.encoding + "\n".join(clips[i].name for i in range(len(clips)))
-    arrays = model_arrays(teacher) if teacher else {}
-    with config.unlocked():
-        config.data.clips_checksum = zlib.crc32(names.encode())
-        config.teacher_checksum = zlib.crc32(
-            b"".join(np.asarray(arrays[name]).tobytes() for name in sorted(arrays))
-        )
-    return config
-
-
-def lock_workdir(workdir):
-    """Makes the work directory, and takes it for this process: two runs in one would destroy each other.
-
-    The lock goes with the process, however that ends. Remote file systems have none.
-    """
-    if "://" in str(workdir):
-        return None
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closing it would give up the lock)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another run is writing to {workdir}; wait for it, or name another --workdir") from error
-    except OSError as error:
-        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
-    return lock
 
 
 def load_teacher(config):
@@ -170,24 +147,5 @@ def load_teacher(config):
     return teacher
 
 
-def validate_epoch(config, clips, eval_fn, state, mesh) -> dict[str, float]:
-    """Loss, accuracy and F1 over one fixed set of in-sync and out-of-sync pairs of the validation list."""
-    batches = evaluation_pairs(
-        clips,
-        seed=config.seed,
-        batch_size=config.val_batch_size,
-        window_frames=config.model.window_frames,
-        pairs_per_clip=config.val_pairs_per_clip,
-    )
-    sums: dict[str, float] = {}
-    for batch in batches:
-        del batch["skipped"]
-        for name, value in jax.device_get(eval_fn(state, put_batch(batch, mesh))).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    metrics = {"val_loss": sums["loss"] / sums["pairs"], "val_accuracy": sums["right"] / sums["pairs"]}
-    for name in ("f1", "f1_reference"):
-        right, wrong, missed = (
-            sums[f"{name}_{kind}"] for kind in ("true_positive", "false_positive", "false_negative")
-        )
-        metrics[f"val_{name}"] = 2 * right / max(2 * right + wrong + missed, 1.0)
-    return metrics
+def _say_nothing(line):
+    pass

@@ -17,6 +17,7 @@ from mtd_jax.evaluate import evaluate, evaluate_list
 from mtd_jax.model import ModelConfig
 from mtd_jax.optimizer import schedule_factor
 from mtd_jax.train import train
+from mtd_jax.workdir import take_workdir
 
 SMALL = {"widths": (4, 4, 8, 8, 8), "num_heads": 2, "num_layers": 1, "stem_stride": (2, 2), "last_stride": (1, 1)}
 STUDENT = ModelConfig(**SMALL)
@@ -100,8 +101,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_
 
     after_dispatch = train_module.Progress.after_dispatch
 
-    def kill_at_step_4(self, step, metrics, skipped):
-        after_dispatch(self, step, metrics, skipped)
+    def kill_at_step_4(self, step, metrics):
+        after_dispatch(self, step, metrics)
         if step == 4:
             raise Killed
 
@@ -162,11 +163,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
 
 
 def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
-    lock = train_module.lock_workdir(tmp_path)
+    lock = take_workdir(tmp_path)
     with pytest.raises(UserError, match="another run is writing"):
         train(small_config(corpus), tmp_path, report=lambda line: None)
     lock.close()
-    train_module.lock_workdir(tmp_path).close()
+    take_workdir(tmp_path).close()
 
 
 def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corpus, teacher, tmp_path):
@@ -253,7 +254,9 @@ def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
         ("optimizer.decay_rate", 0.0, r"\(0, 1\]"),
         ("batch_size", 0, "at least 1"),
         ("batch_size", 3, "a multiple of the 2 devices"),
-        ("mesh.data", 3, "the devices here"),
+        ("mesh.data", 3, "the 2 devices here"),
+        ("mesh.fsdp", 3, "a divisor of the 2 devices"),
+        ("mesh.fsdp", 0, "a divisor of the 2 devices"),
         ("loss.name", "mse", "one of bce"),
         ("loss.name", "mtd", "needs a teacher"),
         ("loss.temperature", 0.0, "more than 0"),

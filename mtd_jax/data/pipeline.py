@@ -8,14 +8,17 @@ number of processes, of workers, or on interruptions (`draws.py`).
 """
 
 import dataclasses
+import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME
 from mtd_jax.data.draws import EvaluationDraw, Shard, TrainingDraw
@@ -24,6 +27,7 @@ from mtd_jax.errors import UserError
 
 _ENDLESS = 1 << 40  # batches
 _SHARED_MEMORY = "/dev/shm"
+_STARTS = 3  # of the workers, for one batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +102,21 @@ class TrainingIterator(grain.DatasetIterator):
 
     def __next__(self) -> dict[str, np.ndarray]:
         self._assert_not_closed()
-        self.start_prefetch()
-        try:
-            batch = next(self._batches)
-        except BaseException:
-            self._stop()  # what was drawn ahead is of no use any more
-            raise
+        for attempt in range(_STARTS):
+            self.start_prefetch()
+            try:
+                batch = next(self._batches)
+                break
+            except BaseException as error:
+                self._stop()  # what was drawn ahead is of no use any more
+                if not _worker_died(error):
+                    raise
+                if attempt == _STARTS - 1:
+                    raise UserError(
+                        f"data workers died {_STARTS} times before batch {self._next_batch} was drawn ({error}); "
+                        "often the system has killed them for want of memory: use fewer, config.data.workers"
+                    ) from error
+                logging.warning("a data worker died (%s); starting all of them again", error)
         self._next_batch += 1
         return batch
 
@@ -153,10 +166,15 @@ def evaluation_pairs(
     on those of unusable clips (counted in `skipped`); these rows hold zeros.
 
     Raises:
-      UserError: an argument out of range; after the pass: every clip of this process was unusable.
+      UserError: an argument out of range; after the pass of the only process: every clip was unusable.
     """
     draw = EvaluationDraw(source, Pairing("reference", window_frames), seed, batch_size, shard, pairs_per_clip)
     return _evaluation_pass(draw, loading)
+
+
+def _worker_died(error: BaseException) -> bool:
+    """Whether grain reports the end of a worker process, for which it has no exception of its own."""
+    return isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error)
 
 
 def _evaluation_pass(draw: EvaluationDraw, loading: Loading) -> Iterator[dict[str, np.ndarray]]:
@@ -169,7 +187,7 @@ def _evaluation_pass(draw: EvaluationDraw, loading: Loading) -> Iterator[dict[st
             yield batch
     finally:
         batches.close()
-    if skipped and not valid:
+    if skipped and not valid and draw.shard.count == 1:
         raise UserError(f"none of the {skipped} evaluation pairs could be drawn; see the warnings above")
 
 
@@ -185,7 +203,23 @@ def _batches(draw, first: int, end: int, loading: Loading) -> grain.IterDataset:
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=loading.prefetch)
     # Copied at once, so that the shared memory of the workers is free again whatever becomes of the batch.
-    return batches.mp_prefetch(workers).map(_to_own_memory)
+    return batches.mp_prefetch(workers, worker_init_fn=_depend_on_parent).map(_to_own_memory)
+
+
+def _depend_on_parent(*_) -> None:
+    """In a worker: it ends with the process that started it, however that ends, and with nothing else.
+
+    Ctrl-C and a scheduler's SIGTERM reach the workers, too, while the trainer needs batches for its last step.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _to_own_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,132 @@
+"""Several processes that work as one: how they find each other, and how they exchange small things.
+
+One process is the default and needs nothing of this.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import re
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from mtd_jax import peers
+from mtd_jax.errors import UserError
+
+# JAX's own heartbeats notice late, but also what keeps the connections of `peers` open.
+_HEARTBEAT_SECONDS = 100
+_START_SECONDS = 300
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None):
+    """Joins this process to the others; to be called before anything touches a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0. With all three None, what SLURM, Open MPI or a TPU pod say is used, and
+        where they say nothing this is the only process.
+
+    Raises:
+      UserError: if the flags do not fit together, or the others do not come.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == 3:
+        if not announced(os.environ):
+            return
+        options = {}
+    else:
+        _check_flags(missing, coordinator, num_processes, process_id)
+        options = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+        options["cluster_detection_method"] = "deactivate"
+    # Signals are `signals.Signals`' business: JAX's service would take SIGTERM away from it.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        with _loss_is_ours():
+            jax.distributed.initialize(
+                **options, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, initialization_timeout=_START_SECONDS
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        if not options and "should be defined" in str(error):  # chips, but no cluster around them
+            return
+        raise UserError(
+            f"the processes did not come together within {_START_SECONDS} s "
+            f"({str(error).strip().splitlines()[0][:200]}); start all of them, with the same coordinator"
+        ) from error
+    if jax.process_count() == 1:
+        return
+    server, where = peers.listen() if jax.process_index() == 0 else (None, None)
+    where = exchange(where)[0]
+    named = coordinator.rpartition(":")[0].strip("[]") if coordinator else None
+    peers.watch(jax.process_index(), jax.process_count(), where, server, named)
+    exchange(None)  # from here on all know of each other
+
+
+def _check_flags(missing, coordinator, num_processes, process_id):
+    if missing:
+        raise UserError(
+            f"--coordinator, --num_processes and --process_id go together; missing: {', '.join(missing)}"
+        )
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator: expected HOST:PORT of process 0, got {coordinator}")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        expected = f"0 to {num_processes - 1} with --num_processes={num_processes}"
+        raise UserError(f"--process_id: expected {expected}, got {process_id}")
+
+
+def announced(environment) -> bool:
+    """Whether this process was started as one of several. (One task of SLURM has nobody to wait for.)"""
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        if int(environment.get(name, 1)) > 1:
+            return True
+    platforms = environment.get("JAX_PLATFORMS", "tpu")
+    chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
+    return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+@contextlib.contextmanager
+def _loss_is_ours():
+    """Lets `peers` end the process when JAX's service finds another one gone.
+
+    JAX offers no public way, and aborts with a stack trace instead; where its internals are others, it does.
+    """
+    try:
+        from jax._src.lib import _jax
+
+        original = _jax.get_distributed_runtime_client
+    except (ImportError, AttributeError):
+        yield
+        return
+    _jax.get_distributed_runtime_client = functools.partial(
+        original, missed_heartbeat_callback=lambda *_: peers.leave_for_loss()
+    )
+    try:
+        yield
+    finally:
+        _jax.get_distributed_runtime_client = original
+
+
+def exchange(value) -> list:
+    """What every process has, in their order: `value` is anything JSON can hold."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(int(np.max(sizes)), np.uint8)
+    padded[: data.size] = data
+    gathered = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(gathered, sizes, strict=True)]
+
+
+def check_same_everywhere(settings: dict):
+    """Raises a `UserError` in every process if one of them has other settings (JSON), data or weights."""
+    first, *others = (traverse_util.flatten_dict(found, sep=".") for found in exchange(settings))
+    for index, other in enumerate(others, start=1):
+        different = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if different:
+            raise UserError(f"process {index} and process 0 differ in {', '.join(different)}; all need the same")

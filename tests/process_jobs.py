@@ -1,0 +1,52 @@
+"""One of several processes of a test: joins the others and does a list of jobs, so that it starts only once.
+
+Usage: process_jobs.py JOBS [COORDINATOR NUM_PROCESSES PROCESS_ID]. JOBS is a file with a list of
+{"train": workdir, "config": {field: value}, "root": corpus} or {"evaluate": checkpoint, "output": file, …}.
+"""
+
+import json
+import sys
+
+
+def small_config(root, changes):
+    """A tiny model on the corpus `root`; `changes` by dotted name."""
+    from mtd_jax.config import default_config
+    from mtd_jax.model import ModelConfig
+
+    widths = {"widths": (4, 4, 8, 8, 8), "stem_stride": (2, 2), "last_stride": (1, 1), "pixels": "rgb01"}
+    config = default_config(ModelConfig(**widths, num_heads=2, num_layers=1))
+    changes = {"data.root": root, "data.train_list": "train", "data.workers": 0, "log_every": 1} | changes
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def smooth_relu():
+    """Softplus for ReLU: where sums are rounded otherwise, ReLU's kink grows into different trainings."""
+    import jax
+    from flax import nnx
+
+    nnx.relu = jax.nn.softplus
+
+
+def do(jobs):
+    from mtd_jax.evaluate import evaluate_list
+    from mtd_jax.train import train
+
+    for job in jobs:
+        config = small_config(job["root"], job["config"])
+        if "train" in job:
+            train(config, job["train"], report=print)
+        else:
+            evaluate_list(config, job["evaluate"], "test", job["output"])
+
+
+if __name__ == "__main__":
+    from mtd_jax import peers, platform, processes
+
+    platform.prepare()
+    if len(sys.argv) > 2:
+        processes.start(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    smooth_relu()
+    with peers.all_or_none(), open(sys.argv[1]) as file:
+        do(json.load(file))
+    peers.finish()
