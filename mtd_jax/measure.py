@@ -12,10 +12,11 @@ import rich.table
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
-from mtd_jax.infer import Result, detect_offset, one_line_json
+from mtd_jax.infer import detect_offset
 from mtd_jax.media.find import face_source
 from mtd_jax.media.remux import check_output, shift_audio
 from mtd_jax.media.sources import SUFFIXES
+from mtd_jax.result import Result, one_line_json
 
 
 def measure(

@@ -1,21 +1,17 @@
 """Any videos to training clips in the LRS2 layout: in parallel, resumable, with an account of what was lost."""
 
-import concurrent.futures.process
 import dataclasses
 import functools
-import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import rich.console
-import rich.progress
 
 from mtd_jax.errors import UserError
 from mtd_jax.media.faces import search_on_one_thread
 from mtd_jax.media.find import FindSettings, face_source
 from mtd_jax.media.lrs2_writer import STATE, Job, Outcome, OutputError, write_clips
 from mtd_jax.media.sources import list_videos
+from mtd_jax.parallel import Crashed, run_jobs
 
 _source = functools.cache(face_source)  # one detector per process
 
@@ -107,35 +103,11 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
 
 def _run(jobs: list[Job], workers: int | None, progress: bool) -> Iterator[tuple[str, Outcome]]:
     """Yields (name, outcome) as videos get done, in this process or in several."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("preprocessing videos"), rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True), disable=not progress,
-    )  # fmt: skip
-    with bar:
-        row = bar.add_task("", total=len(jobs))
-        if workers == 1:
-            for job in jobs:
-                yield job.name, _do(job)
-                bar.advance(row)
-            return
-        # Not forked: the parent may hold JAX's threads, which a fork would break.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=search_on_one_thread) as pool:
-            try:
-                waiting = {pool.submit(_do, job): job.name for job in jobs}
-                for future in concurrent.futures.as_completed(waiting):
-                    yield waiting[future], future.result()
-                    bar.advance(row)
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise UserError(
-                    "a worker died (out of memory, or a video that crashes the decoder); finished clips are "
-                    "kept: run again, with fewer workers"
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    options = {"workers": workers, "what": "preprocessing videos", "progress": progress}
+    for job, outcome in run_jobs(_do, jobs, start_worker=search_on_one_thread, **options):
+        if isinstance(outcome, Crashed):
+            outcome = Outcome([], [], "its process died: out of memory, or a video that crashes the decoder")
+        yield job.name, outcome
 
 
 def _do(job: Job) -> Outcome:

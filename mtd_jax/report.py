@@ -9,10 +9,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mtd_jax.confidence import TOLERANCE
 from mtd_jax.errors import UserError
-from mtd_jax.infer import Result, Track
 from mtd_jax.plots import draw_score_map
-from mtd_jax.verdict import CONFIDENT, TOLERANCE
+from mtd_jax.result import Result, Track
+from mtd_jax.verdict import CONFIDENT
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }

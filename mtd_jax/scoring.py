@@ -178,14 +178,3 @@ def context_accuracy(scores, context: int, tolerance: int = 1, window_frames: in
     Args: scores (N, 31) of `score_clip`; context K; tolerance in frames.
     """
     return float(np.mean(np.abs(window_offsets(np.asarray(scores), context, window_frames)) <= tolerance))
-
-
-def clip_offset(scores) -> int:
-    """One offset for the whole clip in frames, positive = the audio is early: the shift with the best mean score.
-
-    Only windows that see every shift inside the clip are averaged where there are any.
-    """
-    max_shift = scores.shape[1] // 2
-    inside = (scores > OUT_OF_CLIP).all(axis=1)
-    rows = scores[inside] if inside.any() else scores
-    return int(max_shift - np.argmax(rows.mean(axis=0)))

@@ -1,19 +1,14 @@
-"""What the scores of a face track say: the offset, how sure it is, and whether it stays. Pure NumPy.
-
-How sure: the best offset is compared with every other one that is not its neighbour, window by window. The mean
-difference of their scores, in units of its standard error, is z; the smallest z counts (the closest rival), and
-confidence = erf(z / √2). So 1 means that no other offset comes close, and 0 that another one does just as well.
-"""
+"""What the scores of a face track say: the offset, how sure it is (`confidence.py`), and whether it stays."""
 
 import dataclasses
 import math
 
 import numpy as np
 
+from mtd_jax.confidence import TOLERANCE, best_offset, confidence_of
 from mtd_jax.data.clip import FPS
 from mtd_jax.scoring import context_scores
 
-TOLERANCE = 1  # frames; people don't notice 40 ms, and the published protocol counts them as right
 CONFIDENT = 0.9  # below it the offset is a guess; README.md has the histogram this follows from
 _CONTEXT = 15  # frames behind the offset of a window
 _SEGMENT = 3 * FPS  # windows behind a point of the offset over time
@@ -45,9 +40,9 @@ class Verdict:
 
     Attributes:
       offset_frames: in frames of 40 ms, positive = the audio is early: delay it to fix.
-      confidence: 0 … 1, see above. Low means wrong face, no speech, picture and sound of different recordings,
+      confidence: 0 … 1. Low means wrong face, no speech, picture and sound of different recordings,
         too little material, an offset outside the range, or one that changes.
-      z: the unbounded number behind it.
+      z: the unbounded number behind it, see `confidence.py`.
       max_shift: offsets from −max_shift to max_shift were compared; less than asked for in short tracks.
       score: mean logit at the offset; above 0 the model takes the two to belong together.
       windows: one per window that sees every one of these shifts.
@@ -117,7 +112,7 @@ def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5
     inside = slice(reach, count - reach)
     scores = np.asarray(scores, np.float64)[inside, asked - reach : asked + reach + 1]
     start_seconds += reach / FPS
-    offset, z = _best(scores)
+    offset, z = best_offset(scores)
     smooth = context_scores(scores, max(_CONTEXT, window_frames), window_frames)
     windows = [
         Window(start_seconds + i / FPS, reach - int(best), float(smooth[i, best]))
@@ -125,14 +120,14 @@ def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5
     ]
     segments = []
     for rows in np.array_split(np.arange(len(scores)), max(round(len(scores) / _SEGMENT), 1)):
-        part, part_z = _best(scores[rows])
+        part, part_z = best_offset(scores[rows])
         start = start_seconds + int(rows[0]) / FPS
         end = start_seconds + (int(rows[-1]) + window_frames) / FPS
-        segments.append(Segment(start, end, part, _confidence(part_z)))
+        segments.append(Segment(start, end, part, confidence_of(part_z)))
     sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
     drifts = bool(sure) and max(sure) - min(sure) > TOLERANCE
     verdict = Verdict(
-        offset, _confidence(z), z, reach, float(scores[:, reach - offset].mean()), windows, segments, drifts, []
+        offset, confidence_of(z), z, reach, float(scores[:, reach - offset].mean()), windows, segments, drifts, []
     )
     verdict.warnings.extend(_warnings(verdict, asked, count + window_frames))
     return verdict
@@ -153,35 +148,6 @@ def material_warnings(motion: float, loudness: float) -> list[str]:
     if motion < 0.25:
         warnings.append(f"the mouth region hardly moves ({motion:.2f} grey levels per frame): a still picture?")
     return warnings
-
-
-def _best(scores: np.ndarray) -> tuple[int, float]:
-    """The offset with the best mean over the windows, and its lead over the closest rival in standard errors."""
-    means = scores.mean(axis=0)
-    best, middle = int(np.argmax(means)), scores.shape[1] // 2
-    rivals = np.abs(np.arange(len(means)) - best) > TOLERANCE
-    if not rivals.any() or len(scores) < 2:
-        return middle - best, 0.0
-    lead = scores[:, [best]] - scores[:, rivals]
-    error = np.maximum(_standard_error(lead), 1e-9)
-    return middle - best, float(min((lead.mean(axis=0) / error).min(), 1e6))
-
-
-def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over axis 0. Neighbouring windows share frames, and speech rhythm reaches further: the long-run
-    variance (Newey and West 1987, lags up to 1 s), never less than if every fifth window were independent."""
-    count = len(values)
-    centred = values - values.mean(axis=0)
-    lags = min(FPS, count // 4)
-    total = (centred**2).sum(axis=0)
-    floor = 5 * total
-    for lag in range(1, lags + 1):
-        total = total + 2 * (1 - lag / (lags + 1)) * (centred[lag:] * centred[:-lag]).sum(axis=0)
-    return np.sqrt(np.maximum(total, floor)) / count
-
-
-def _confidence(z: float) -> float:
-    return math.erf(max(z, 0.0) / math.sqrt(2))
 
 
 def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:

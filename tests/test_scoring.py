@@ -105,7 +105,6 @@ def test_offset_sign_positive_is_early_audio():
     scores = np.zeros((40, 31), np.float32)
     scores[:, 15 - 3] = 5
     assert (scoring.window_offsets(scores, 5) == 3).all()
-    assert scoring.clip_offset(scores) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
 """Writes a synthetic corpus to disk in the LRS2 layout, and its test clips as .mp4."""
 
-import concurrent.futures.process
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
 
-import rich.console
-import rich.progress
 import simplejpeg
 import soundfile
 
@@ -18,6 +14,7 @@ from mtd_jax.data.render import render
 from mtd_jax.data.synthetic import clip_name, portrait, record
 from mtd_jax.errors import UserError
 from mtd_jax.media.write import write_mp4
+from mtd_jax.parallel import Crashed, run_jobs
 
 _GENERATOR = 1  # raise when the same settings give other clips, so that an old corpus isn't taken for a new one
 _JPEG_QUALITY = 90
@@ -132,31 +129,13 @@ def _is_done(output: Path, settings: dict) -> bool:
 
 def _run(tasks: list[_Task], workers: int | None, progress: bool) -> None:
     """Writes all clips, in this process or in several."""
-    if workers is None:
-        workers = (os.cpu_count() or 1) if len(tasks) >= _IN_PROCESS_CLIPS else 1
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("synthesising clips"), rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True), disable=not progress,
-    )  # fmt: skip
-    with bar:
-        row = bar.add_task("", total=len(tasks))
-        if workers == 1:
-            for task in tasks:
-                _write_clip(task)
-                bar.advance(row)
-            return
-        # Not forked: the parent may hold JAX's threads, which a fork would break.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            try:
-                for _ in pool.map(_write_clip, tasks, chunksize=4):
-                    bar.advance(row)
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise UserError("a synthesis worker died (out of memory?): try fewer workers") from error
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    if workers is None and len(tasks) < _IN_PROCESS_CLIPS:
+        workers = 1
+    for task, result in run_jobs(
+        _write_clip, tasks, workers=workers, what="synthesising clips", progress=progress
+    ):
+        if isinstance(result, Crashed):
+            raise UserError(f"the worker that wrote {task.name} died (out of memory?): try fewer workers")
 
 
 def _write_clip(task: _Task) -> None:
