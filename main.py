@@ -1,5 +1,6 @@
 """MTD-JAX on the command line: `python main.py --help` lists the flags, README.md has the recipes."""
 
+import os
 import sys
 
 from absl import app, flags, logging
@@ -89,6 +90,12 @@ def run(argv) -> int:
         app.run(main, argv=argv[:1])
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)

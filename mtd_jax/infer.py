@@ -18,6 +18,7 @@ from mtd_jax.scoring import MAX_SHIFT, score_clip
 from mtd_jax.verdict import judge, material_warnings
 
 Progress = Callable[[str, float, float | None], None]  # what is being done, how much of how much (if known)
+_LEAST_SHIFT, _LARGEST_SHIFT = 2, 5 * FPS
 _CHUNK = 500  # windows scored at a time: an hour of video fits into memory. A multiple of 5, see score_track
 
 
@@ -35,15 +36,14 @@ def detect_offset(
     Args:
       path: of any video file that FFmpeg reads.
       faces: a name as in `face_source` ("mtcnn", "whole", an .onnx or .json file), or what that returns.
-      max_shift: offsets from −max_shift to max_shift frames of 40 ms are compared, ≥ 1.
+      max_shift: offsets from −max_shift to max_shift frames of 40 ms are compared, 2 to 125.
       find: how faces are searched.
       progress: told what is being done, and how far it is.
 
     Raises:
       UserError: no usable video, sound or face.
     """
-    if max_shift < 1:
-        raise UserError(f"expected max_shift ≥ 1 frame, got {max_shift}")
+    check_max_shift(max_shift)
     source = face_source(faces) if isinstance(faces, str) else faces
     video = open_video(path)
     looking = None if progress is None else lambda done, total: progress("looking for faces", done, total)
@@ -72,6 +72,12 @@ def detect_offset(
         warnings += [f"track {number}: {line}" for line in track.warnings]
     speaker = max(range(len(tracks)), key=lambda number: tracks[number].verdict.z)
     return Result(str(path), tracks, speaker, warnings)
+
+
+def check_max_shift(max_shift: int) -> None:
+    """Raises `UserError` for a range in which no offset has rivals, or that no recording needs."""
+    if not _LEAST_SHIFT <= max_shift <= _LARGEST_SHIFT:
+        raise UserError(f"expected max_shift from {_LEAST_SHIFT} to {_LARGEST_SHIFT} frames, got {max_shift}")
 
 
 def score_track(model: SyncModel, clip: Clip, max_shift: int, progress: Callable[[int], None] | None = None):

@@ -8,7 +8,9 @@ FACES = flags.DEFINE_string(
     "faces", "mtcnn", "infer, preprocess: mtcnn, whole (the picture is the face), or an .onnx detector."
 )
 _BOXES = flags.DEFINE_string("boxes", None, "infer: JSON file with face boxes of your own, instead of --faces.")
-_MAX_SHIFT = flags.DEFINE_integer("max_shift", 15, "infer: the largest offset to look for, in frames of 40 ms.")
+_MAX_SHIFT = flags.DEFINE_integer(
+    "max_shift", 15, "infer: the largest offset to look for, in frames of 40 ms, 2 to 125."
+)
 _JSON = flags.DEFINE_boolean("json", False, "infer: print a JSON object per video.")
 _REPORT = flags.DEFINE_string("report", None, "infer: HTML page to write.")
 _FIX = flags.DEFINE_string("fix", None, "infer: copy of the video to write, its audio moved into sync.")

@@ -12,7 +12,8 @@ import rich.table
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
-from mtd_jax.infer import detect_offset
+from mtd_jax.files import check_writable
+from mtd_jax.infer import check_max_shift, detect_offset
 from mtd_jax.media.find import face_source
 from mtd_jax.media.remux import check_output, shift_audio
 from mtd_jax.media.sources import SUFFIXES
@@ -49,10 +50,13 @@ def measure(
     video = Path(video)
     if filter_max_offset is not None and filter_max_offset < 0:
         raise UserError(f"--filter_max_offset: expected frames ≥ 0, got {filter_max_offset}")
+    check_max_shift(max_shift)
     if video.is_dir() and (report or fix):
         raise UserError(f"{video} is a folder: --report and --fix take one video")
     if fix:
         check_output(video, fix)
+    if report:
+        check_writable(report)
     paths = _videos(video)
     if not video.is_dir() and not video.exists():
         raise UserError(f"{video}: no such file")
@@ -77,11 +81,10 @@ def text(result: Result) -> str:
     lines = [f"{result.video}: {result.speaker_track.verdict.summary}"]
     for number, track in enumerate(result.tracks):
         role = ", the speaker" if several and number == result.speaker else ""
-        sync = "in sync" if track.in_sync else "not in sync"
         lines.append(
             f"  track {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
             f"{track.offset_frames:+d} frames ({1000 * track.offset_seconds:+.0f} ms), "
-            f"confidence {track.confidence:.2f}, {sync}{'' if track.verdict.is_sure else ', a guess'}"
+            f"confidence {track.confidence:.2f}: {track.verdict.sync_words}"
         )
     return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
 
@@ -136,7 +139,7 @@ def _print(result: Result, as_json: bool, filter_max_offset: int | None, quiet: 
         print(one_line_json(result.to_dict() | keep), flush=True)
     elif filter_max_offset is not None:
         if keeps(result, filter_max_offset):
-            print(result.video, flush=True)
+            print(result.video.replace("\n", "\\n"), flush=True)  # a line per file, whatever its name
     elif not quiet:
         print(text(result))
 

@@ -6,18 +6,27 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from mtd_jax.data.clip import FPS  # noqa: E402
 from mtd_jax.scoring import OUT_OF_CLIP  # noqa: E402
 
 
-def draw_score_map(axes, scores, true_offset=None):
-    """Draws scores (N, 2·max_shift + 1) as window × offset, each window's best one, and the truth if known."""
+def draw_score_map(axes, scores, true_offset=None, start_seconds=0.0):
+    """Draws scores (N, 2·max_shift + 1) as window × offset, each window's best one, and the truth if known.
+
+    The first window starts at `start_seconds`. What lies outside the clip stays white.
+    """
     max_shift = scores.shape[1] // 2
     inside = np.where(scores > OUT_OF_CLIP, scores, np.nan)[:, ::-1]  # column c is offset max_shift − c
-    extent = (-max_shift - 0.5, max_shift + 0.5, len(scores) / 25, 0)
+    extent = (-max_shift - 0.5, max_shift + 0.5, start_seconds + len(scores) / FPS, start_seconds)
     image = axes.imshow(inside, aspect="auto", extent=extent, cmap="viridis", interpolation="nearest")
     best = np.nanargmax(inside, axis=1) - max_shift
     axes.plot(
-        best, (np.arange(len(best)) + 0.5) / 25, ".", color="white", markersize=2, label="best of each window"
+        best,
+        start_seconds + (np.arange(len(best)) + 0.5) / FPS,
+        ".",
+        color="white",
+        markersize=2,
+        label="best of each window",
     )
     if true_offset is not None:
         for side in (-0.5, 0.5):
@@ -25,9 +34,6 @@ def draw_score_map(axes, scores, true_offset=None):
             axes.axvline(true_offset + side, color="tab:red", linewidth=1.2, linestyle="--", label=label)
     axes.set_xlabel("offset in frames of 40 ms (positive: the audio is early)")
     axes.set_ylabel("window start in seconds")
-    axes.legend(
-        loc="upper right", fontsize=8, markerscale=4, facecolor="black", labelcolor="white", framealpha=0.6
-    )
     return image
 
 
@@ -36,6 +42,7 @@ def draw_demo(path, scores, summary, labels):
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     shifted = summary["shifted_clip"]
     image = draw_score_map(left, scores, shifted["true_offset"])
+    left.legend(loc="upper right", fontsize=8, markerscale=4, facecolor="black", labelcolor="white")
     left.set_title(
         f"A video with shifted sound: true offset {shifted['true_offset']:+d}, "
         f"measured {shifted['measured_offset']:+d}",

@@ -4,13 +4,12 @@ import base64
 import html
 import io
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from mtd_jax.confidence import TOLERANCE
-from mtd_jax.errors import UserError
+from mtd_jax.files import write_whole
 from mtd_jax.plots import draw_score_map
 from mtd_jax.result import Result, Track
 from mtd_jax.verdict import CONFIDENT
@@ -22,7 +21,8 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin
 .good { border-color: #2a8f4f } .bad { border-color: #c0392b } .unsure { border-color: #d39e00 }
 .track { display: flex; gap: 1.2rem; align-items: center }
 .track img { width: 96px; height: 96px; border-radius: 6px }
-.wide { width: 100%; margin-top: 1rem }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
+figure img { width: 100% } figcaption { color: #666; font-size: .9rem }
 table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
 th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 """
@@ -30,13 +30,7 @@ th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 
 def write_report(path: str | os.PathLike, result: Result) -> None:
     """Writes the page, whole or not at all; `UserError` if it cannot be written."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page(result), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(path, page(result))
 
 
 def page(result: Result) -> str:
@@ -70,47 +64,54 @@ def _track(number: int, track: Track, is_speaker: bool) -> str:
         "time": f"{track.start_seconds:.2f} – {track.end_seconds:.2f} s",
         "offset": f"{verdict.offset_frames:+d} frames, {1000 * verdict.offset_seconds:+.0f} ms",
         "confidence": f"{verdict.confidence:.3f}",
-        "in sync": "yes" if verdict.in_sync else "no",
+        "verdict": verdict.sync_words,
     }
     table = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
     role = " (the speaker)" if is_speaker else ""
     return f"""<h2>Track {number}{role}: {html.escape(verdict.summary)}</h2>
 <div class="track"><img alt="the face" src="{_png(track.thumbnail)}"><table>{table}</table></div>
-<img class="wide" alt="score of every window at every offset, and offset over time" src="{_pictures(track)}">
+<div class="pictures">
+<figure><img alt="score of every window at every offset" src="{_score_map(track)}">
+<figcaption>How well each 0.2 s of picture fits the sound at each offset; a bright column is an offset that fits
+throughout. White: beyond the start or the end of the sound. White dots: the best offset of each 0.2 s
+alone.</figcaption></figure>
+<figure><img alt="offset over time" src="{_offset_over_time(track)}">
+<figcaption>Dots: the best offset of 0.6 s around each moment. Lines: of about 3 s, solid where it is sure.
+A line that leaves its height is an edit, or clocks that drift.</figcaption></figure>
+</div>
 """
 
 
-def _pictures(track: Track) -> str:
+def _score_map(track: Track) -> str:
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    image = draw_score_map(axes, track.scores, start_seconds=track.start_seconds)
+    axes.set_ylabel("seconds")
+    figure.colorbar(image, ax=axes, label="logit: do they belong together?")
+    return _drawn(figure)
+
+
+def _offset_over_time(track: Track) -> str:
     verdict = track.verdict
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    image = draw_score_map(left, track.scores)
-    left.set_title("How well each window fits at each offset", fontsize=11)
-    left.set_ylabel("seconds from the start of the face")
-    figure.colorbar(image, ax=left, label="logit: do they belong together?")
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     times = [window.start_seconds for window in verdict.windows]
-    right.plot(
-        times,
-        [w.offset_frames for w in verdict.windows],
-        ".",
-        markersize=3,
-        color="black",
-        zorder=3,
-        label="0.6 s",
-    )
+    axes.plot(times, [w.offset_frames for w in verdict.windows], ".", markersize=3, color="black", label="0.6 s")
     for sure, style in ((True, "-"), (False, ":")):
         chosen = [s for s in verdict.segments if (s.confidence >= CONFIDENT) == sure]
         for n, s in enumerate(chosen):
             label = None if n else ("3 s, sure" if sure else "3 s, unsure")
             ends = (s.start_seconds, s.end_seconds)
-            right.plot(ends, (s.offset_frames,) * 2, style, color="tab:blue", linewidth=3, label=label)
-    right.axhspan(-TOLERANCE - 0.5, TOLERANCE + 0.5, color="tab:green", alpha=0.15, label="in sync")
+            axes.plot(ends, (s.offset_frames,) * 2, style, color="tab:blue", linewidth=3, label=label)
+    axes.axhspan(-TOLERANCE - 0.5, TOLERANCE + 0.5, color="tab:green", alpha=0.15, label="in sync")
     limit = max(verdict.max_shift, 2) + 0.5
-    right.set(xlabel="seconds", ylabel="offset in frames (positive: the audio is early)", ylim=(-limit, limit))
-    right.set_title("Offset over time", fontsize=11)
-    right.grid(alpha=0.3)
-    right.legend(fontsize=8)
+    axes.set(xlabel="seconds", ylabel="offset in frames (positive: the audio is early)", ylim=(-limit, limit))
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=9, loc="outside upper center", ncols=4)
+    return _drawn(figure)
+
+
+def _drawn(figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png")
+    figure.savefig(buffer, dpi=110, format="png")
     plt.close(figure)
     return _data_uri(buffer.getvalue())
 

@@ -67,7 +67,15 @@ class Verdict:
 
     @property
     def in_sync(self) -> bool:
-        return abs(self.offset_frames) <= TOLERANCE
+        """Within ±1 frame all the time. Says nothing about how sure that is."""
+        return abs(self.offset_frames) <= TOLERANCE and not self.drifts
+
+    @property
+    def sync_words(self) -> str:
+        """ "in sync", "not in sync", or that this cannot be told."""
+        if not self.is_sure and not self.drifts:
+            return "cannot tell"
+        return "in sync" if self.in_sync else "not in sync"
 
     @property
     def is_sure(self) -> bool:

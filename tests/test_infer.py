@@ -18,7 +18,11 @@ from mtd_jax.infer import detect_offset, score_track
 from mtd_jax.media.write import delay, write_mp4
 from mtd_jax.model import ModelConfig
 from mtd_jax.preprocess import preprocess
+from mtd_jax.report import page
+from mtd_jax.result import Result, Track
 from mtd_jax.scoring import OUT_OF_CLIP, score_clip
+from mtd_jax.verdict import judge
+from tests.test_verdict import made_up
 from tests.videos import SquareDetector, mux, noise, with_squares
 
 SMALL = ModelConfig(
@@ -152,11 +156,58 @@ def test_folder_goes_on_past_bad_files(checkpoint, recording, tmp_path, capsys, 
     bad, good = map(json.loads, out.splitlines())
     assert bad["video"].endswith("a.mp4") and "not a video" in bad["error"] and good["tracks"]
     assert "1 of 2 videos measured, 1 failed" in err
-    assert module.measure(checkpoint, folder, filter_max_offset=15) == 1
-    out, err = capsys.readouterr()
-    assert out in ("", f"{folder / 'b.mp4'}\n") and "1 failed" in err
     assert module.measure(checkpoint, folder) == 1
     assert "b.mp4" in capsys.readouterr().out
+
+
+def found(name, *verdicts):
+    """A result with the verdicts of made-up scores; the last track is the speaker's."""
+    picture = np.zeros((96, 96, 3), np.uint8)
+    scores = np.zeros((100, 31), np.float32)
+    tracks = [Track(0.0, 4.0, (0.0, 0.0, 9.0, 9.0), verdict, scores, picture) for verdict in verdicts]
+    return Result(name, tracks, len(tracks) - 1, [])
+
+
+def test_filter_lists_the_clips_to_keep(checkpoint, tmp_path, capsys, monkeypatch):
+    verdicts = {
+        "in sync": judge(made_up([0] * 150)),
+        "late by 3": judge(made_up([-3] * 150)),
+        "cannot tell": judge(made_up([0] * 150, lead=0.0)),
+        "drifts": judge(made_up([0] * 150 + [1] * 150 + [3] * 150)),
+    }
+    for name in verdicts:
+        (tmp_path / f"{name}.mp4").touch()
+    monkeypatch.setattr(module, "detect_offset", lambda model, path, **_: found(str(path), verdicts[path.stem]))
+    kept = {1: ["in sync"], 3: ["in sync", "late by 3"]}
+    for largest, names in kept.items():
+        assert module.measure(checkpoint, tmp_path, filter_max_offset=largest) == 0
+        out, err = capsys.readouterr()
+        assert out.splitlines() == [str(tmp_path / f"{name}.mp4") for name in names]
+        assert "4 of 4 videos measured" in err
+    assert module.measure(checkpoint, tmp_path / "late by 3.mp4", as_json=True, filter_max_offset=1) == 0
+    assert json.loads(capsys.readouterr().out)["keep"] is False
+
+
+def test_json_has_every_documented_number():
+    verdict = judge(made_up([2] * 100), start_seconds=1.0)
+    track = json.loads(found("a.mp4", verdict).to_json())["tracks"][0]
+    assert (track["score"], track["max_shift"]) == (verdict.score, 15)
+    assert track["drift"]["detected"] is False
+    for segment in track["drift"]["segments"]:
+        assert set(segment) == {"start_seconds", "end_seconds", "offset_frames", "confidence"}
+        assert segment["offset_frames"] == 2
+
+
+def test_an_offset_that_changes_is_not_in_sync():
+    verdict = judge(made_up([0] * 200 + [4] * 150))
+    assert verdict.drifts and verdict.offset_frames == 0
+    assert not verdict.in_sync and verdict.sync_words == "not in sync"
+    assert judge(made_up([0] * 150, lead=0.0)).sync_words == "cannot tell"
+
+
+def test_the_page_escapes_what_it_shows():
+    written = page(found("films/<script>alert(1).mp4", judge(made_up([0] * 100))))
+    assert "<script>" not in written and "&lt;script&gt;" in written
 
 
 def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
@@ -167,7 +218,7 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
     assert out.startswith(f"{path}: ") and "track 0" in out and "audio moved by" in err
     source = page.read_text()
     uses = re.findall(r'(?:src|href)\s*=\s*"([^"]{0,30})|url\(', source)
-    assert len(uses) == 2 and all(use.startswith("data:image/png;base64,") for use in uses)
+    assert len(uses) == 3 and all(use.startswith("data:image/png;base64,") for use in uses)
     assert "http" not in re.sub(r'"data:[^"]*"', "", source) and "<script" not in source
     assert fixed.exists() and not list(tmp_path.glob(".*partial*"))
 
@@ -180,7 +231,9 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
         ({"video": ".", "fix": "x.mp4"}, "take one video"),
         ({"fix": "a.mp4"}, "the video itself"),
         ({"faces": "face.json"}, "face.json"),
-        ({"max_shift": 0}, "max_shift"),
+        ({"max_shift": 1}, "from 2 to 125"),
+        ({"report": "no/where.html"}, "cannot write"),
+        ({"report": "."}, "is a folder"),
         ({"filter_max_offset": -1}, "filter_max_offset"),
     ],
 )

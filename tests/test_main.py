@@ -6,7 +6,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from mtd_jax.arrays import create_model
+from mtd_jax.checkpoint import save_model
+from tests.test_infer import SMALL
+from tests.videos import mux, noise, numbered
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = "--config.model.widths=(4,4,8,8,8)", "--config.model.num_heads=2", "--config.model.num_layers=1"
@@ -88,6 +94,30 @@ def test_synthesise_train_evaluate(tmp_path):
     assert scored.returncode == 0, scored.stderr
     assert "2 clips" in scored.stdout and "K15" in scored.stdout
     assert len(json.loads((tmp_path / "result.json").read_text())["clips"]) == 2
+
+
+def test_bad_videos_are_one_line_each(tmp_path):
+    save_model(tmp_path / "model", create_model(SMALL, 0))
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "empty.mp4").touch()
+    (films / "text.mp4").write_text("not a video")
+    mux(films / "mute.mp4", numbered(10), np.arange(10) / 25, None)
+    mux(films / "faceless.mp4", numbered(10), np.arange(10) / 25, noise(0.4))
+    whole = mux(tmp_path / "whole.mp4", numbered(50), np.arange(50) / 25, noise(2.0)).read_bytes()
+    (films / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    infer = ["--mode=infer", f"--checkpoint={tmp_path / 'model'}"]
+    result = run_main(*infer, f"--video={films}", "--json")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    errors = {
+        pathlib.Path(line["video"]).stem: line["error"] for line in map(json.loads, result.stdout.splitlines())
+    }
+    assert errors.keys() == {"empty", "text", "mute", "faceless", "truncated"}
+    expected = {"text": "not a video", "mute": "sound", "faceless": "no face"}
+    assert all(words in errors[name] for name, words in expected.items())
+    assert "0 of 5 videos measured, 5 failed" in result.stderr
+    alone = run_main(*infer, f"--video={films / 'mute.mp4'}")
+    assert (alone.returncode, alone.stdout) == (1, "") and len(alone.stderr.splitlines()) == 1
 
 
 def test_importing_the_package_does_not_import_jax():

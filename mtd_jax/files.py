@@ -1,0 +1,36 @@
+"""Writing a file whole or not at all, and finding out beforehand whether that will be possible."""
+
+import os
+from pathlib import Path
+
+from mtd_jax.errors import UserError
+
+
+def write_whole(path: str | os.PathLike, content: str) -> None:
+    """Writes a text file; whatever goes wrong, the old one stays as it was and nothing else is left behind.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises `UserError` if `write_whole` could not write there: before the work whose result it is, not after."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
+    probe = path.with_name(f".{path.name}.partial")
+    try:
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; name another file") from error
