@@ -4,7 +4,8 @@
     python -m benchmarks.tpu_compile --slices=v5e:2x4,v5e:16x16 --fsdp=1 --clips_per_chip=8
 
 Prints per chip what the compiler reports: memory, floating-point operations, bytes moved in memory, and every kind
-of collective operation with its count and bytes; fails if one is not as designed. A training step of the full size takes minutes to compile.
+of collective operation with its count and bytes; fails if one is not as designed. A training step of the full size
+takes minutes to compile.
 """
 
 import json
