@@ -151,8 +151,8 @@ def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
 
 def print_report(figures: dict):
     mesh = " × ".join(f"{name} {size}" for name, size in figures["mesh"].items())
-    title = f"{figures['slice']} ({mesh}), {figures['step']} step on {figures['rows']} pairs; per chip"
-    table = Table("", "", title=title, title_justify="left")
+    print(f"{figures['slice']} ({mesh}), {figures['step']} step on {figures['rows']} pairs; per chip")
+    table = Table(show_header=False)
     for name, size in figures["memory_bytes"].items():
         table.add_row(f"memory: {name}", f"{size / 1e6:,.0f} MB")
     table.add_row("floating-point operations", f"{figures['flops'] / 1e9:,.0f} G")
