@@ -53,7 +53,12 @@ class TrainState:
 
 def initial_state(run: Run, model: SyncModel) -> TrainState:
     """The state before the first step."""
-    params, statistics = split_statistics(model_arrays(model))
+    return state_of(run, model_arrays(model))
+
+
+def state_of(run: Run, arrays: dict) -> TrainState:
+    """The state before the first step, from the arrays of the model. Pure: `jax.eval_shape` gives its shapes."""
+    params, statistics = split_statistics(arrays)
     learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
     optimizer = run.optimizer.init({"model": params, "loss": learned})
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
@@ -113,7 +118,7 @@ def compile_steps(run: Run, state: TrainState, teacher_arrays: dict):
         in_shardings=(placed, teacher, rows),
         out_shardings=(placed, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(run.mesh.devices.flat[0].platform),
     )
     eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(placed, rows), out_shardings=whole)
     return train_fn, eval_fn
