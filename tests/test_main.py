@@ -6,7 +6,11 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from mtd_jax.data.lrs2 import Lrs2Source
+from tests.videos import mux, noise, numbered
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = "--config.model.widths=(4,4,8,8,8)", "--config.model.num_heads=2", "--config.model.num_layers=1"
@@ -50,6 +54,7 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4"], "/nothing.mp4: no such file"),
         (["--mode=preprocess", "--videos=/nothing"], "needs --output"),
         (["--mode=preprocess", "--videos=/nothing", "--output=x"], "/nothing: no such file"),
+        (["--mode=preprocess", "--videos=tests", "--output=x", "--list_name=a/b"], "--list_name"),
         (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/no", "--config.data.root=/"], "/no"),
     ],
 )
@@ -88,6 +93,22 @@ def test_synthesise_train_evaluate(tmp_path):
     assert scored.returncode == 0, scored.stderr
     assert "2 clips" in scored.stdout and "K15" in scored.stdout
     assert len(json.loads((tmp_path / "result.json").read_text())["clips"]) == 2
+
+
+def test_preprocess_writes_the_lists_that_training_reads(tmp_path):
+    for folder, count in (("train", 3), ("val", 1)):
+        for number in range(count):
+            (tmp_path / folder / "s1").mkdir(parents=True, exist_ok=True)
+            times = np.arange(40) / 25
+            mux(tmp_path / folder / f"s1/{folder}{number}.mp4", numbered(40), times, noise(1.6))
+    (tmp_path / "train/s1/broken.mp4").write_text("no video")
+    options = [f"--output={tmp_path / 'ROOT'}", "--faces=whole", "--all_faces", "--workers=1"]
+    made = run_main("--mode=preprocess", f"--videos={tmp_path / 'train'}", *options)
+    assert made.returncode == 1 and made.stdout.startswith("3 clips of 4 videos\ns1/broken: failed: ")
+    made = run_main("--mode=preprocess", f"--videos={tmp_path / 'val'}", *options, "--list_name=val")
+    assert (made.returncode, made.stdout) == (0, "1 clips of 1 videos\n"), made.stderr
+    for name, count in (("train", 3), ("val", 1)):
+        assert len(Lrs2Source(tmp_path / "ROOT", name, min_frames=26)) == count
 
 
 def test_importing_the_package_does_not_import_jax():
