@@ -42,7 +42,7 @@ def main(_):
     if MODE.value == "preprocess":
         from mtd_jax.preprocess import preprocess
 
-        summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), faces=infer_flags.FACES.value)
+        summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), **infer_flags.preprocess_options())
         print("\n".join(summary.lines()))
         return 1 if summary.failed else 0
     from mtd_jax import demo, evaluate, platform, processes, train

@@ -62,12 +62,14 @@ def detect_offset(
 
         place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
         if clip.clip.num_frames <= model.config.window_frames:
-            warnings.append(f"{place} was left out: only {clip.clip.num_frames} frames of it have sound")
+            warnings.append(f"{place} was left out: {clip.clip.num_frames} frames with sound are too few")
         else:
             tracks.append(_track(model, clip, max_shift, scored))
         done += clip.clip.num_frames
     if not tracks:
-        raise UserError(f"{path}: too short to measure: {warnings[-1]}, expected {model.config.window_frames + 1}")
+        raise UserError(
+            f"{path}: too short to measure: {warnings[-1]}, expected at least {model.config.window_frames + 1}"
+        )
     for number, track in enumerate(tracks):
         warnings += [f"track {number}: {line}" for line in track.warnings]
     speaker = max(range(len(tracks)), key=lambda number: tracks[number].verdict.z)

@@ -4,7 +4,7 @@ from absl import flags
 
 VIDEO = flags.DEFINE_string("video", None, "infer: a video file, or a folder of them.")
 VIDEOS = flags.DEFINE_string("videos", None, "preprocess: folder of videos, or a text file that lists them.")
-FACES = flags.DEFINE_string(
+_FACES = flags.DEFINE_string(
     "faces", "mtcnn", "infer, preprocess: mtcnn, whole (the picture is the face), or an .onnx detector."
 )
 _BOXES = flags.DEFINE_string("boxes", None, "infer: JSON file with face boxes of your own, instead of --faces.")
@@ -17,12 +17,29 @@ _FIX = flags.DEFINE_string("fix", None, "infer: copy of the video to write, its 
 _KEEP = flags.DEFINE_integer(
     "filter_max_offset", None, "infer: list the videos whose offset is at most so many frames, and certain."
 )
+_LIST_NAME = flags.DEFINE_string(
+    "list_name", "train", "preprocess: list file to name the clips on: train, val, test, pretrain."
+)
+_ALL_FACES = flags.DEFINE_boolean(
+    "all_faces", False, "preprocess: keep faces beside a larger one, mostly listeners."
+)
+_WORKERS = flags.DEFINE_integer("workers", None, "preprocess: videos at a time. [one per CPU core]")
+
+
+def preprocess_options() -> dict:
+    """The arguments of `preprocess.preprocess` that have flags of their own."""
+    return {
+        "faces": _FACES.value,
+        "list_name": _LIST_NAME.value,
+        "all_faces": _ALL_FACES.value,
+        "workers": _WORKERS.value,
+    }
 
 
 def infer_options() -> dict:
     """The arguments of `measure.measure` that have flags of their own."""
     return {
-        "faces": _BOXES.value or FACES.value,
+        "faces": _BOXES.value or _FACES.value,
         "max_shift": _MAX_SHIFT.value,
         "as_json": _JSON.value,
         "report": _REPORT.value,

@@ -14,9 +14,10 @@ from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
 from mtd_jax.files import check_writable
 from mtd_jax.infer import check_max_shift, detect_offset
+from mtd_jax.media.container import read_head
 from mtd_jax.media.find import face_source
 from mtd_jax.media.remux import check_output, shift_audio
-from mtd_jax.media.sources import SUFFIXES
+from mtd_jax.media.sources import videos_in
 from mtd_jax.result import Result, one_line_json
 
 
@@ -57,9 +58,10 @@ def measure(
         check_output(video, fix)
     if report:
         check_writable(report)
-    paths = _videos(video)
-    if not video.is_dir() and not video.exists():
-        raise UserError(f"{video}: no such file")
+    if video.is_dir():
+        paths = videos_in(video)
+    else:
+        read_head(video)
     find = functools.partial(detect_offset, load_model(checkpoint), faces=face_source(faces), max_shift=max_shift)
     if video.is_dir():
         return _folder(video, paths, find, as_json, filter_max_offset)
@@ -93,15 +95,6 @@ def keeps(result: Result, max_offset: int) -> bool:
     """Whether a training set should keep this video: the speaker's offset is small, certain and constant."""
     verdict = result.speaker_track.verdict
     return verdict.is_sure and not verdict.drifts and abs(verdict.offset_frames) <= max_offset
-
-
-def _videos(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return [folder]
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise UserError(f"{folder}: no video files in this folder; expected {', '.join(sorted(SUFFIXES))}")
-    return found
 
 
 def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:

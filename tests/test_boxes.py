@@ -49,11 +49,17 @@ def test_formats(boxes_file, content, expected):
         ({"box": [1, 2, 30, 40], "end": 3}, "unknown end"),
         ({"box": [1, 2, 30, 40], "start_seconds": 3, "end_seconds": 2}, "start_seconds < end_seconds"),
         ({"box": [1, 2, 30, 40], "start_seconds": "now"}, "start_seconds < end_seconds"),
+        ({"box": [1, 2, 30, 40], "start_seconds": True}, "start_seconds < end_seconds"),
+        ({"box": [1, 2, 30, 40], "start_seconds": math.nan}, "start_seconds < end_seconds"),
+        ([True, False, 30, 40], "entry 1: expected"),
+        ([10**400, 2, 30, 40], "entry 1: expected"),
+        ("[" * 100_000, "cannot be read as JSON"),
     ],
 )
 def test_faults_name_the_entry(boxes_file, content, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         read_boxes(boxes_file(content))
+    assert "boxes.json" in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_a_missing_file(tmp_path):
@@ -71,9 +77,16 @@ def test_boxes_become_tracks_of_the_video():
     ]
 
 
-@pytest.mark.parametrize("face", [FaceBox((100, 0, 150, 50)), FaceBox((0, 0, 9, 9), 3.0)])
-def test_boxes_outside_the_video_are_refused(face):
-    with pytest.raises(UserError, match="outside the"):
+@pytest.mark.parametrize(
+    ("face", "message"),
+    [
+        (FaceBox((100, 0, 150, 50)), r"\[100, 0, 150, 50\] lies outside the 100×200 picture"),
+        (FaceBox((0, 0, 9, 9), 3.0), "from 3 s to its end lies outside the video of 3.00 s"),
+        (FaceBox((0, 0, 9, 9), 4.0, 5.5), "from 4 s to 5.5 s lies outside"),
+    ],
+)
+def test_boxes_outside_the_video_are_refused(face, message):
+    with pytest.raises(UserError, match=message):
         tracks_of_boxes([face], num_frames=75, height=200, width=100)
 
 

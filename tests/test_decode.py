@@ -1,12 +1,15 @@
 """Decoding: every grid frame is the right picture, and the sound is where the clock says."""
 
+import os
+import struct
+
 import av
 import numpy as np
 import pytest
 
 from mtd_jax.errors import UserError
 from mtd_jax.media.decode import open_video, read
-from tests.videos import RATE, lag_seconds, mux, noise, number_of, numbered, rotate_mp4
+from tests.videos import RATE, damage, lag_seconds, mux, noise, number_of, numbered, rotate_mp4
 
 
 def nearest(times, count, origin=0.0):
@@ -139,7 +142,11 @@ def remux(source, target, change):
     with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
         streams = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
         for packet in reader.demux():
-            if packet.dts is None or change(packet) is False:
+            if not packet.size:
+                continue
+            if packet.dts is None:
+                packet.dts = packet.pts
+            if change(packet) is False:
                 continue
             packet.stream = streams[packet.stream.index]
             writer.mux(packet)
@@ -161,6 +168,75 @@ def test_a_leap_of_the_time_stamps_ends_a_stream_with_a_warning(tmp_path, kind):
         assert frames == list(range(len(frames))) and 48 <= len(frames) <= 53
     else:
         assert len(frames) == 100 and 2 * RATE <= len(waveform) < 2.2 * RATE
+
+
+@pytest.mark.parametrize("claim", [0.9, 30, 2_000_000])
+def test_the_last_picture_is_not_held_for_whatever_the_file_claims(tmp_path, claim):
+    def last_longer(packet):
+        if packet.stream.type == "video" and packet.pts * packet.time_base > 1.95:
+            packet.duration = round(claim / packet.time_base)
+
+    whole = mux(tmp_path / "whole.mkv", numbered(50), np.arange(50) / 25, noise(2))
+    video = open_video(remux(whole, tmp_path / "long.mkv", last_longer))
+    frames = [number_of(f) for _, f in video.frames()]
+    if claim < 1:
+        assert frames == list(range(49)) + [49] * 22 or frames == list(range(49)) + [49] * 23
+        assert video.warnings == []
+    else:
+        assert frames == list(range(50))
+        (warning,) = video.warnings
+        assert f"said to last {claim}.0 s" in warning
+
+
+def test_slides_are_held_and_the_last_one_as_long_as_the_others(tmp_path):
+    times = np.array([0, 5, 10, 15])
+    path = mux(tmp_path / "a.mkv", numbered(4), times, noise(20))
+
+    def last_longer(packet):
+        if packet.stream.type == "video" and packet.pts * packet.time_base > 14:
+            packet.duration = round(60 / packet.time_base)
+
+    video = open_video(remux(path, tmp_path / "long.mkv", last_longer))
+    frames = [number_of(f) for _, f in video.frames()]
+    assert frames == nearest([0, 5, 10, 15], 500)
+    assert len(video.warnings) == 1 and "taken for 5.00 s" in video.warnings[0]
+
+
+def test_a_gap_beyond_what_the_file_declares_is_a_leap(tmp_path):
+    def leap(packet):
+        if packet.stream.type == "video" and packet.pts * packet.time_base > 2:
+            packet.pts += round(400 / packet.time_base)
+            packet.dts += round(400 / packet.time_base)
+
+    whole = mux(tmp_path / "whole.mkv", numbered(100), np.arange(100) / 25, noise(4))
+    path = remux(whole, tmp_path / "gap.mkv", leap)
+    assert open_video(path).count_frames() == 100 + 400 * 25
+    data = path.read_bytes()
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, a double in milliseconds
+    assert struct.unpack(">d", data[place : place + 8])[0] > 400_000
+    path.write_bytes(data[:place] + struct.pack(">d", 4000.0) + data[place + 8 :])
+    video = open_video(path)
+    assert 48 <= video.count_frames() <= 53 and any("leap" in line for line in video.warnings)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "ts", "mp4", "mov", "flv"])
+def test_no_file_that_starts_late_is_taken_for_a_cut_off_one(tmp_path, suffix):
+    def later(packet):
+        packet.pts += round(5000 / packet.time_base)
+        packet.dts += round(5000 / packet.time_base)
+
+    codecs = {"webm": ("libvpx", "libopus", 48_000)}
+    video, audio, rate = codecs.get(suffix, ("libx264", "aac", 16_000))
+    whole = mux(tmp_path / f"whole.{suffix}", numbered(100), np.arange(100) / 25, noise(4, rate), rate=rate,
+                video_codec=video, audio_codec=audio)  # fmt: skip
+    video = open_video(remux(whole, tmp_path / f"late.{suffix}", later))
+    assert video.count_frames() == 100 and len(video.waveform()) >= 4 * RATE - 2000 and video.warnings == []
+
+
+def test_what_the_decoder_made_up_is_counted(tmp_path):
+    video = open_video(damage(mux(tmp_path / "a.mp4", numbered(150), np.arange(150) / 25, noise(6))))
+    assert video.count_frames() == 150
+    assert any("frames are damaged" in line for line in video.warnings)
 
 
 def test_pictures_that_change_size_midway_keep_the_first_size(tmp_path):
@@ -199,6 +275,8 @@ def cut_mp4(folder):
     [
         (lambda folder: folder / "missing.mp4", "no such file"),
         (lambda folder: folder, "is a folder"),
+        (lambda folder: os.mkfifo(folder / "a.mp4") or folder / "a.mp4", "is a pipe"),
+        (lambda folder: (folder / "a.mp4").symlink_to("nowhere") or folder / "a.mp4", "a link to nowhere"),
         (lambda folder: (folder / "a.mp4").touch() or folder / "a.mp4", "empty"),
         (write("a.mp4", b"no video at all " * 50), "not a video"),
         (cut_mp4, "cut short"),
@@ -211,3 +289,25 @@ def test_faults_are_one_clear_line(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_urls_are_named_as_such():
+    with pytest.raises(UserError, match="http:/.*URLs are not read"):
+        open_video("http://example.org/a.mp4")
+
+
+def test_the_choice_among_streams_is_told(tmp_path):
+    once = mux(tmp_path / "a.mkv", numbered(25), np.arange(25) / 25, noise(1.0))
+    twice = tmp_path / "b.mkv"
+    with av.open(str(once)) as source, av.open(str(twice), "w") as target:
+        copies = [target.add_stream_from_template(source.streams[k]) for k in (0, 1, 1)]
+        for packet in source.demux(source.streams[0], source.streams[1]):
+            if packet.dts is not None:
+                data, index = bytes(packet), packet.stream.index
+                for copy in copies[index : index + 1] if index == 0 else copies[1:]:
+                    again = av.Packet(data)
+                    again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
+                    again.duration, again.is_keyframe, again.stream = packet.duration, packet.is_keyframe, copy
+                    target.mux(again)
+    assert open_video(once).warnings == []
+    assert open_video(twice).warnings == ["2 audio streams: number 1 of them is measured"]

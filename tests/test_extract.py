@@ -16,7 +16,7 @@ from mtd_jax.media.find import FindSettings, find_faces
 from mtd_jax.media.spool import FaceSpool, FaceView
 from mtd_jax.media.tracks import LinkSettings, iou
 from mtd_jax.media.write import write_mp4
-from tests.videos import SquareDetector, mux, noise, numbered, with_squares
+from tests.videos import SquareDetector, damage, mux, noise, numbered, with_squares
 
 ANY_LENGTH = FindSettings(link=LinkSettings(min_frames=1))
 
@@ -78,6 +78,35 @@ def test_the_detector_sees_every_fifth_frame(tmp_path):
         detector = SquareDetector()
         find_faces(video, detector, FindSettings(every=every))
         assert detector.seen == expected  # the last frame is always searched
+
+
+def test_a_picture_that_stands_is_searched_once_and_shows_its_face_for_a_while(tmp_path):
+    times = np.concatenate([np.arange(40) / 25, 30 + np.arange(40) / 25])
+    pictures = with_squares(80, {"red": lambda k: (20 + k // 4, 20, 40)})
+    video = open_video(mux(tmp_path / "a.mkv", pictures, times, noise(4)))
+    detector = SquareDetector()
+    found = find_faces(video, detector)
+    assert found.num_frames == 790 and detector.seen < 25
+    first, second = spans(found.tracks)
+    assert first[0] == 0 and 40 + 120 < first[1] <= 40 + 126 and second[0] in range(745, 751) and second[1] == 790
+    assert found.faceless == [(first[1], second[0])]
+    assert video.warnings == ["picture: one stands still for 28.4 s"]
+    whole = find_faces(video, SquareDetector(), FindSettings(max_hold=10_000))
+    assert spans(whole.tracks) == [(0, 790)]
+
+
+def test_boxes_that_do_not_fit_name_the_video(tmp_path):
+    path = film(tmp_path / "a.mp4", numbered(10))
+    with pytest.raises(UserError, match=r"a\.mp4: face box \[100, 0, 150, 50\]"):
+        face_clips(open_video(path), [FaceBox((100, 0, 150, 50))])
+
+
+def test_no_face_in_a_damaged_file_says_that_it_is_damaged(tmp_path):
+    path = damage(film(tmp_path / "a.mp4", with_squares(100, {})))
+    with pytest.raises(
+        UserError, match=r"no face was found in 4\.0 s of video; picture: \d+ (damaged packets|frames are damaged)"
+    ):
+        face_clips(open_video(path), SquareDetector())
 
 
 def test_boxes_below_the_score_are_ignored(tmp_path):

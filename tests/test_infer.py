@@ -176,7 +176,7 @@ def test_filter_lists_the_clips_to_keep(checkpoint, tmp_path, capsys, monkeypatc
         "drifts": judge(made_up([0] * 150 + [1] * 150 + [3] * 150)),
     }
     for name in verdicts:
-        (tmp_path / f"{name}.mp4").touch()
+        (tmp_path / f"{name}.mp4").write_bytes(b"x")
     monkeypatch.setattr(module, "detect_offset", lambda model, path, **_: found(str(path), verdicts[path.stem]))
     kept = {1: ["in sync"], 3: ["in sync", "late by 3"]}
     for largest, names in kept.items():

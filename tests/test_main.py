@@ -11,6 +11,7 @@ import pytest
 
 from mtd_jax.arrays import create_model
 from mtd_jax.checkpoint import save_model
+from mtd_jax.data.lrs2 import Lrs2Source
 from tests.test_infer import SMALL
 from tests.videos import mux, noise, numbered
 
@@ -56,6 +57,7 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4"], "/nothing.mp4: no such file"),
         (["--mode=preprocess", "--videos=/nothing"], "needs --output"),
         (["--mode=preprocess", "--videos=/nothing", "--output=x"], "/nothing: no such file"),
+        (["--mode=preprocess", "--videos=tests", "--output=x", "--list_name=a/b"], "--list_name"),
         (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/no", "--config.data.root=/"], "/no"),
     ],
 )
@@ -118,6 +120,22 @@ def test_bad_videos_are_one_line_each(tmp_path):
     assert "0 of 5 videos measured, 5 failed" in result.stderr
     alone = run_main(*infer, f"--video={films / 'mute.mp4'}")
     assert (alone.returncode, alone.stdout) == (1, "") and len(alone.stderr.splitlines()) == 1
+
+
+def test_preprocess_writes_the_lists_that_training_reads(tmp_path):
+    for folder, count in (("train", 3), ("val", 1)):
+        for number in range(count):
+            (tmp_path / folder / "s1").mkdir(parents=True, exist_ok=True)
+            times = np.arange(40) / 25
+            mux(tmp_path / folder / f"s1/{folder}{number}.mp4", numbered(40), times, noise(1.6))
+    (tmp_path / "train/s1/broken.mp4").write_text("no video")
+    options = [f"--output={tmp_path / 'ROOT'}", "--faces=whole", "--all_faces", "--workers=1"]
+    made = run_main("--mode=preprocess", f"--videos={tmp_path / 'train'}", *options)
+    assert made.returncode == 1 and made.stdout.startswith("3 clips of 4 videos\ns1/broken: failed: ")
+    made = run_main("--mode=preprocess", f"--videos={tmp_path / 'val'}", *options, "--list_name=val")
+    assert (made.returncode, made.stdout) == (0, "1 clips of 1 videos\n"), made.stderr
+    for name, count in (("train", 3), ("val", 1)):
+        assert len(Lrs2Source(tmp_path / "ROOT", name, min_frames=26)) == count
 
 
 def test_importing_the_package_does_not_import_jax():

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.synthetic import portrait, record
 from mtd_jax.errors import UserError
 from mtd_jax.media import lrs2_writer
+from mtd_jax.media.choose import largest_at_a_time
 from mtd_jax.media.decode import open_video
 from mtd_jax.media.extract import face_clips
 from mtd_jax.media.find import FindSettings
-from mtd_jax.media.lrs2_writer import largest_at_a_time
 from mtd_jax.media.sources import list_videos
 from mtd_jax.media.tracks import FaceTrack
 from mtd_jax.media.write import write_mp4
@@ -86,6 +88,27 @@ def test_clips_that_vanish_from_a_changed_video_are_removed(tmp_path, detector):
     assert not (tmp_path / "out/a/one").exists()
 
 
+def killed(tmp_path):
+    """Leaves behind what a process does that is killed in the middle of a/two."""
+    code = (
+        "import os, pathlib\n"
+        "from mtd_jax.media import lrs2_writer as w\n"
+        "from mtd_jax.media.boxes import WHOLE_PICTURE\n"
+        "from mtd_jax.media.find import FindSettings\n"
+        "crops = w.crop_tracks\n"
+        "def some(video, tracks):\n"
+        "    for count, item in enumerate(crops(video, tracks)):\n"
+        "        if count == 20: os._exit(9)\n"
+        "        yield item\n"
+        "w.crop_tracks = some\n"
+        f"root = pathlib.Path({str(tmp_path)!r})\n"
+        "job = w.Job('a/two', root / 'videos/a/two.mp4', root / 'out', 'whole', False, FindSettings())\n"
+        "w.write_clips(job, WHOLE_PICTURE)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert len(list((tmp_path / "out/.preprocess/partial").rglob("*.jpg"))) == 20
+
+
 def test_an_interrupted_run_leaves_no_half_clip_and_goes_on(tmp_path, detector, monkeypatch):
     for name in ("one", "two"):
         film(tmp_path / f"videos/a/{name}.mp4", RED)
@@ -102,13 +125,11 @@ def test_an_interrupted_run_leaves_no_half_clip_and_goes_on(tmp_path, detector, 
         run(tmp_path)
     assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["one"]
     monkeypatch.setattr(lrs2_writer, "crop_tracks", crops)
-    leftover = tmp_path / "out/.preprocess/partial/a/two/0"  # as a killed process leaves it
-    leftover.mkdir(parents=True)
-    (leftover / "99.jpg").write_bytes(b"half")
+    killed(tmp_path)
     summary = run(tmp_path)
     assert summary.was_there == ["a/one"] and summary.clips == ["a/one", "a/two"]
     assert len(list((tmp_path / "out/a/two").iterdir())) == 51
-    assert not leftover.exists()
+    assert sorted(path.name for path in (tmp_path / "out/.preprocess").iterdir()) == ["videos"]
 
 
 def test_losses_are_listed_with_reasons_and_the_rest_goes_on(tmp_path, detector):
@@ -194,6 +215,124 @@ def test_refusals(tmp_path, detector):
         preprocess(tmp_path / "videos", tmp_path / "a file/out", workers=1, progress=False)
 
 
+def contents(folder):
+    """Clip → number of its pictures, of all folders with sound."""
+    clips = [path.parent for path in folder.rglob("audio.wav")]
+    return {str(clip.relative_to(folder)): len(list(clip.glob("*.jpg"))) for clip in clips}
+
+
+def listed(tmp_path, name="train"):
+    return (tmp_path / f"out/{name}.txt").read_text().split()
+
+
+def test_a_video_beside_a_folder_of_its_name_costs_no_other_clip(tmp_path, detector):
+    """The clip of s/a would be the folder that holds those of s/a/b and s/a/c, and be replaced as a whole."""
+    film(tmp_path / "videos/s/a.mp4", RED, frames=30)
+    film(tmp_path / "videos/s/a/b.mp4", RED, frames=31)
+    film(tmp_path / "videos/s/a/c.mp4", RED, frames=32)
+    for _ in range(2):
+        summary = run(tmp_path)
+        assert summary.clips == listed(tmp_path) == ["s/a/b", "s/a/c"]
+        assert list(summary.failed) == ["s/a"] and "rename one of the two" in summary.failed["s/a"]
+        assert contents(tmp_path / "out") == {"s/a/b": 31, "s/a/c": 32}
+
+
+def test_a_folder_of_a_video_that_was_done_before(tmp_path, detector):
+    film(tmp_path / "videos/s/a.mp4", RED, frames=30)
+    run(tmp_path)
+    film(tmp_path / "videos/s/a/b.mp4", RED, frames=31)
+    summary = run(tmp_path)
+    assert summary.clips == listed(tmp_path) == ["s/a"] and "from an earlier run" in summary.failed["s/a/b"]
+    assert contents(tmp_path / "out") == {"s/a": 30}
+    shutil.move(tmp_path / "videos/s/a.mp4", tmp_path / "videos/s/d.mp4")
+    shutil.rmtree(tmp_path / "out/s/a")  # the way out that the message names
+    assert run(tmp_path).failed == {} and contents(tmp_path / "out") == {"s/a/b": 31, "s/d": 30}
+
+
+def test_a_video_named_like_the_track_of_another(tmp_path, detector):
+    first, second = (lambda k: (20, 20, 40) if k < 40 else None), (lambda k: (90, 20, 40) if k >= 40 else None)
+    film(tmp_path / "videos/s/x.mp4", {"red": first, "blue": second}, frames=80)
+    assert run(tmp_path).clips == ["s/x_track1", "s/x_track2"]
+    film(tmp_path / "videos/s/x_track1.mp4", RED, frames=33)
+    for _ in range(2):
+        summary = run(tmp_path)
+        assert list(summary.failed) == ["s/x_track1"] and summary.was_there == ["s/x"]
+        assert listed(tmp_path) == ["s/x_track1", "s/x_track2"]
+        assert contents(tmp_path / "out") == {"s/x_track1": 40, "s/x_track2": 40}
+    fresh = preprocess(tmp_path / "videos", tmp_path / "new", workers=1, progress=False)
+    assert list(fresh.failed) == ["s/x_track1"] and "rename one of the two" in fresh.failed["s/x_track1"]
+    assert contents(tmp_path / "new") == {"s/x_track1": 40, "s/x_track2": 40}
+
+
+def test_the_track_of_a_video_named_like_one_that_was_done_before(tmp_path, detector):
+    film(tmp_path / "videos/s/x_track1.mp4", RED, frames=33)
+    run(tmp_path)
+    film(tmp_path / "videos/s/x.mp4", {**RED, "blue": lambda k: (90, 20, 30)}, frames=34)
+    summary = run(tmp_path, all_faces=True)
+    assert summary.clips == ["s/x_track1"] and list(summary.failed) == ["s/x"]
+    assert contents(tmp_path / "out") == {"s/x_track1": 33}
+
+
+def test_videos_of_one_name_fail_and_the_others_go_on(tmp_path, detector):
+    film(tmp_path / "videos/s/x.mp4", RED)
+    film(tmp_path / "videos/s/z.mp4", RED)
+    run(tmp_path)
+    film(tmp_path / "videos/s/x.mkv", RED, frames=30)
+    film(tmp_path / "videos/s/z z.mkv", RED)
+    film(tmp_path / "videos/s/z_z.mkv", RED)
+    summary = run(tmp_path)
+    assert summary.clips == listed(tmp_path) == ["s/x", "s/z"] and contents(tmp_path / "out") == {
+        "s/x": 50,
+        "s/z": 50,
+    }
+    assert [os.path.basename(name) for name in summary.failed] == ["x.mkv", "z z.mkv", "z_z.mkv"]
+    assert summary.videos == 5 and len(summary.lines()) == 4
+
+
+def test_lists_of_several_runs(tmp_path, detector):
+    for folder, clip in (("one", "a/x"), ("one", "a/y"), ("two", "b/x"), ("val", "c/x")):
+        film(tmp_path / f"{folder}/{clip}.mp4", RED, frames=30)
+    film(tmp_path / "two/a/x.mp4", RED, frames=40)
+
+    def add(folder, **options):
+        return preprocess(tmp_path / folder, tmp_path / "out", workers=1, progress=False, **options)
+
+    add("one")
+    assert add("val", list_name="val").notes == []
+    second = add("two")
+    assert second.clips == ["b/x"]
+    assert list(second.failed) == ["a/x"] and str(tmp_path / "one/a/x.mp4") in second.failed["a/x"]
+    assert second.notes == ["train.txt also has 2 clips of other videos, from earlier runs"]
+    assert second.lines()[1] == second.notes[0]
+    assert listed(tmp_path) == ["a/x", "a/y", "b/x"] and listed(tmp_path, "val") == ["c/x"]
+    assert contents(tmp_path / "out")["a/x"] == 30
+    before = (tmp_path / "out/train.txt").read_text()
+    assert add("one").was_there == ["a/x", "a/y"] and (tmp_path / "out/train.txt").read_text() == before
+    shutil.move(film(tmp_path / "other.mp4", {}), tmp_path / "one/a/x.mp4")
+    add("one")
+    assert listed(tmp_path) == ["a/y", "b/x"]
+    assert add("val").notes[1] == "1 of the clips are on val.txt too (first: c/x)"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "train.txt", "train_summary", "my list"])
+def test_list_names(tmp_path, detector, name):
+    film(tmp_path / "videos/s/x.mp4", RED)
+    with pytest.raises(UserError, match="--list_name: expected a plain name"):
+        run(tmp_path, list_name=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_dead_ends_of_the_tree_and_names_too_long_are_failures(tmp_path, detector):
+    film(tmp_path / "videos/s/good.mp4", RED)
+    os.mkfifo(tmp_path / "videos/s/pipe.mp4")
+    (tmp_path / "videos/s/gone.mp4").symlink_to("nowhere.mp4")
+    shutil.copy(tmp_path / "videos/s/good.mp4", tmp_path / f"videos/s/{'x' * 250}.mp4")
+    summary = run(tmp_path)
+    assert summary.clips == ["s/good"] and len(summary.failed) == 3
+    assert "is a pipe" in summary.failed["s/pipe"] and "a link to nowhere.mp4" in summary.failed["s/gone"]
+    assert "too long" in summary.failed[f"s/{'x' * 250}"]
+
+
 def test_a_disk_that_refuses_ends_the_run(tmp_path, detector, monkeypatch):
     film(tmp_path / "videos/a/one.mp4", RED)
 
@@ -211,16 +350,37 @@ def touch(*paths):
         path.touch()
 
 
+def names(videos):
+    return [name for name, _ in list_videos(videos)]
+
+
 def test_names_mirror_the_tree(tmp_path):
     root = tmp_path / "my films"
     touch(root / "s1/b.mp4", root / "s1/a b.MKV", root / "x/y/z.mov", root / "top.webm", root / "s1/notes.txt")
-    assert list(list_videos(root)) == ["s1/a_b", "s1/b", "my_films/top", "x/y/z"]
+    assert names(root) == ["s1/a_b", "s1/b", "my_films/top", "x/y/z"]
+
+
+def test_links_to_folders_are_followed_once_and_dead_ends_are_listed(tmp_path):
+    root = tmp_path / "root"
+    touch(root / "s1/a.mp4", tmp_path / "far/b.mp4")
+    (root / "s2").symlink_to(tmp_path / "far")
+    (tmp_path / "far/back").symlink_to(root)
+    (root / "loop").symlink_to(root / "s1")
+    (root / "s1/gone.mp4").symlink_to(root / "nowhere.mp4")
+    os.mkfifo(root / "s1/pipe.mp4")
+    (root / "s1/folder.mp4").mkdir()
+    assert names(root) == ["s1/a", "s1/gone", "s1/pipe", "s2/b"]
+
+
+def test_names_can_be_written_to_a_list(tmp_path):
+    touch(tmp_path / "s1" / os.fsdecode(b"\xff\xfe.mp4"), tmp_path / "s1/a\nb.mp4", tmp_path / "s1/ö.mp4")
+    assert sorted(names(tmp_path)) == ["s1/__", "s1/a_b", "s1/ö"]
 
 
 def test_list_files(tmp_path):
     touch(tmp_path / "root/s1/00001.mp4", tmp_path / "root/s2/my film.mkv", tmp_path / "elsewhere/far.mp4")
     (tmp_path / "root/test.txt").write_text("s1/00001 NF\n\ns2/my film.mkv\n../elsewhere/far.mp4\n")
-    found = list_videos(tmp_path / "root/test.txt")
+    found = dict(list_videos(tmp_path / "root/test.txt"))
     assert list(found) == ["s1/00001", "s2/my_film", "elsewhere/far"]
     assert os.path.samefile(found["elsewhere/far"], tmp_path / "elsewhere/far.mp4")
 
@@ -237,9 +397,6 @@ def test_unfit_sources(tmp_path):
     (tmp_path / "list.txt").write_text("\nfoo/bar\n")
     with pytest.raises(UserError, match="line 2: no such video"):
         list_videos(tmp_path / "list.txt")
-    touch(tmp_path / "same/a/x.mp4", tmp_path / "same/a/x.mkv")
-    with pytest.raises(UserError, match="same name, a/x"):
-        list_videos(tmp_path / "same")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match="expected a folder of videos, or a text file"):
         list_videos(tmp_path / "binary")

@@ -91,6 +91,17 @@ def rotate_mp4(path, degrees):
     return path
 
 
+def damage(path):
+    """Overwrites the middle of the video packets from the 30th on, as a bad disk does."""
+    with av.open(str(path)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size][30:60]
+    data = bytearray(path.read_bytes())
+    for position, size in places:
+        data[position + size // 2 : position + size] = bytes(size - size // 2)
+    path.write_bytes(data)
+    return path
+
+
 def with_squares(frames, squares, height=96, width=160):
     """Grey pictures (frames, height, width, 3) with coloured squares.
 

@@ -50,7 +50,7 @@ def read_boxes(path: str | os.PathLike) -> list[FaceBox]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON with face boxes ({error})") from error
     if isinstance(content, dict) or _is_box(content):
         content = [content]
@@ -70,39 +70,42 @@ def tracks_of_boxes(boxes: list[FaceBox], num_frames: int, height: int, width: i
         x0, y0, x1, y1 = face.box or (0, 0, width, height)
         cut = np.array([max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)], np.float32)
         if cut[2] - cut[0] < 2 or cut[3] - cut[1] < 2:
-            raise UserError(f"face box {list(face.box or ())} lies outside the {width}×{height} picture")
+            raise UserError(f"face box {_shown(face.box)} lies outside the {width}×{height} picture")
         start, end = round(face.start_seconds * FPS), round(min(face.end_seconds * FPS, num_frames))
         if start >= end:
-            raise UserError(
-                f"the face box from {face.start_seconds} s to {face.end_seconds} s lies outside the video "
-                f"of {num_frames / FPS:.2f} s"
-            )
+            until = "its end" if face.end_seconds == math.inf else f"{face.end_seconds:g} s"
+            span = f"from {face.start_seconds:g} s to {until}"
+            raise UserError(f"the face box {span} lies outside the video of {num_frames / FPS:.2f} s")
         tracks.append(FaceTrack(start, np.tile(cut, (end - start, 1))))
     return tracks
 
 
 def _is_box(value) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(side, int | float) and math.isfinite(side) for side in value)
-    )
+    return isinstance(value, list) and len(value) == 4 and all(_is_number(side) for side in value)
+
+
+def _is_number(value) -> bool:
+    """Whether a pixel or a second can be that: no true or false, nothing without end."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
+
+
+def _shown(entry) -> str:
+    text = json.dumps(entry)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _entry(entry, where: str) -> FaceBox:
     if _is_box(entry):
         entry = {"box": entry}
     if not isinstance(entry, dict) or "box" not in entry or not _is_box(entry["box"]):
-        raise UserError(f'{where}: expected {{"box": [x0, y0, x1, y1]}} in pixels, got {json.dumps(entry)}')
+        raise UserError(f'{where}: expected {{"box": [x0, y0, x1, y1]}} in pixels, got {_shown(entry)}')
     if unknown := sorted(set(entry) - _KEYS):
         raise UserError(f"{where}: unknown {', '.join(unknown)}; expected box, start_seconds, end_seconds")
     times = {key: entry[key] for key in ("start_seconds", "end_seconds") if entry.get(key) is not None}
     face = FaceBox(tuple(entry["box"]), **times)
-    if not all(isinstance(time, int | float) for time in times.values()) or not (
-        0 <= face.start_seconds < face.end_seconds
-    ):
-        raise UserError(f"{where}: expected 0 ≤ start_seconds < end_seconds, got {json.dumps(entry)}")
+    if not all(_is_number(time) for time in times.values()) or not (0 <= face.start_seconds < face.end_seconds):
+        raise UserError(f"{where}: expected 0 ≤ start_seconds < end_seconds, got {_shown(entry)}")
     x0, y0, x1, y1 = face.box
     if not (x0 < x1 and y0 < y1):
-        raise UserError(f"{where}: expected x0 < x1 and y0 < y1, got {list(face.box)}")
+        raise UserError(f"{where}: expected x0 < x1 and y0 < y1, got {_shown(face.box)}")
     return face

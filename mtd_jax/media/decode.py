@@ -17,8 +17,17 @@ import numpy as np
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
-from mtd_jax.media.container import Faults, audio_stream, decoded, open_container, seconds, video_stream
-from mtd_jax.media.sound import LONGEST_JUMP, decode_sound
+from mtd_jax.media.container import (
+    Faults,
+    audio_stream,
+    declared_times,
+    open_container,
+    seconds,
+    stream_notes,
+    video_stream,
+)
+from mtd_jax.media.pictures import Picture, on_grid, pictures
+from mtd_jax.media.sound import decode_sound
 
 Progress = Callable[[float, float | None], None]  # seconds decoded, seconds in all if known
 
@@ -71,17 +80,18 @@ class VideoFile:
         self._faults["sound"] = faults.warnings()
         return samples
 
-    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, "_Picture"]]:
-        faults, k = Faults("picture"), 0
+    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, Picture]]:
+        faults, picture = Faults("picture"), None
         with open_container(self.path) as container:
-            pictures = _pictures(container, video_stream(container, self.path), faults)
-            for k, picture in _on_grid(pictures, self._origin):
+            shown = pictures(container, video_stream(container, self.path), faults)
+            for k, picture in on_grid(shown, self._origin, faults):
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
                 yield k, picture
-        end = self.start_seconds + (k + 1) / FPS
-        if self.duration_seconds is not None and end < 0.95 * self.duration_seconds - 1:
-            faults.messages.append(f"picture: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
+        if picture is not None and self.duration_seconds is not None:
+            end = self.start_seconds + float(picture.end - self._origin)
+            if end < 0.95 * self.duration_seconds - 1:
+                faults.messages.append(f"picture: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
         self._faults["picture"] = faults.warnings()
 
 
@@ -95,13 +105,14 @@ def open_video(path: str | os.PathLike) -> VideoFile:
     with open_container(path) as container:
         video, audio = video_stream(container, path), audio_stream(container, path)
         audio_start = seconds(audio.start_time, audio.time_base)
-        duration = None if container.duration is None else container.duration / 1e6
-        first = next(_pictures(container, video, Faults("picture")), None)
+        _, duration = declared_times(container)
+        notes = stream_notes(container, video, audio)
+        first = next(pictures(container, video, Faults("picture")), None)
     if first is None:
         raise UserError(f"{path}: no picture could be decoded from its video stream")
     height, width = first.rgb().shape[:2]
     start = first.time if audio_start is None else min(first.time, audio_start)
-    return VideoFile(path, height, width, float(first.time - start), duration, first.time)
+    return VideoFile(path, height, width, float(first.time - start), duration, first.time, {"streams": notes})
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -116,59 +127,3 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     video = open_video(path)
     frames = np.stack([picture for _, picture in video.frames()])
     return frames, video.waveform()[: len(frames) * SAMPLES_PER_FRAME]
-
-
-class _Picture:
-    """A decoded picture with its time; converted to RGB once, when first asked for."""
-
-    def __init__(self, frame, time: Fraction, end: Fraction):
-        self.time, self.end = time, end
-        self._frame, self._rgb = frame, None
-
-    def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
-        """Upright uint8 (height, width, 3); a stream that changes its size midway is brought to one size."""
-        if self._rgb is None:
-            turns = round(self._frame.rotation / 90)
-            if turns % 2:
-                height, width = width, height
-            pixels = self._frame.to_ndarray(format="rgb24", width=width, height=height)
-            self._rgb = np.ascontiguousarray(np.rot90(pixels, turns))
-            self._rgb.flags.writeable = False
-            self._frame = None
-        return self._rgb
-
-
-def _pictures(container, stream, faults: Faults) -> Iterator[_Picture]:
-    """Yields pictures with rising time stamps."""
-    usual = 1 / stream.average_rate if stream.average_rate else Fraction(1, FPS)
-    previous = None
-    for frame in decoded(container, stream, faults):
-        time = seconds(frame.pts, frame.time_base)
-        if time is None:
-            time = Fraction(0) if previous is None else previous.end
-        if previous is not None:
-            if abs(time - previous.time) > LONGEST_JUMP:
-                faults.messages.append("picture: the time stamps leap, what lies behind the leap was left out")
-                return
-            if time <= previous.time:
-                continue
-        end = time + (seconds(frame.duration or None, frame.time_base) or usual)
-        previous = _Picture(frame, time, end)
-        yield previous
-
-
-def _on_grid(pictures: Iterator[_Picture], origin: Fraction) -> Iterator[tuple[int, _Picture]]:
-    """Yields (k, the picture for time origin + k/25)."""
-    period = Fraction(1, FPS)
-    k, current = 0, None
-    for picture in pictures:
-        if current is not None:
-            # From here on the new picture is nearer, and due within half a period.
-            turn = max((current.time + picture.time) / 2, picture.time - period / 2) - origin
-            while k * period <= turn:
-                yield k, current
-                k += 1
-        current = picture
-    while current is not None and (k == 0 or origin + (k + Fraction(1, 2)) * period < current.end):
-        yield k, current
-        k += 1

@@ -66,7 +66,7 @@ def face_clips(
     """
     found = find_faces(video, source, settings, _half(progress, 0))
     if not found.tracks:
-        raise UserError(f"{video.path}: {no_face(found)}")
+        raise UserError("; ".join([f"{video.path}: {no_face(found)}", *video.warnings]))
     sound = video.waveform()
     spool = FaceSpool()
     places: list[list[int]] = [[] for _ in found.tracks]

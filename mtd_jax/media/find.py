@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from mtd_jax.data.clip import FPS
+from mtd_jax.errors import UserError
 from mtd_jax.media.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
 from mtd_jax.media.cuts import CutDetector
 from mtd_jax.media.decode import Progress, VideoFile
@@ -20,11 +22,14 @@ class FindSettings:
     Attributes:
       every: frames from one searched frame to the next. The last frame before a cut, the first after it and the
         last of the video are always searched, so that tracks fill their shots.
+      max_hold: for so many frames a picture that stands still shows the faces that were found in it, then none:
+        such stretches are no speech.
       min_score: boxes the detector is less sure of are ignored.
       link: how detections become tracks.
     """
 
     every: int = 5
+    max_hold: int = 5 * FPS
     min_score: float = 0.8
     link: LinkSettings = LinkSettings()
 
@@ -79,7 +84,10 @@ def find_faces(
     """
     if isinstance(source, list):
         num_frames = video.count_frames(progress)
-        tracks = tracks_of_boxes(source, num_frames, video.height, video.width)
+        try:
+            tracks = tracks_of_boxes(source, num_frames, video.height, video.width)
+        except UserError as error:
+            raise UserError(f"{video.path}: {error}") from error
         return FoundFaces(tracks, [], faceless(tracks, num_frames), num_frames)
     settings = settings or FindSettings()
     detections, cuts, num_frames = _search(video, source, settings, progress)
@@ -89,32 +97,52 @@ def find_faces(
 
 def _search(video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None):
     """Detections by frame, the cuts, and the number of frames."""
-    detections: dict[int, np.ndarray] = {}
-    waiting: dict[int, np.ndarray] = {}
+    search = _Search(detector, settings)
     cuts: list[int] = []
     cut_detector = CutDetector()
     last, previous, due = -1, None, 0
-
-    def search(at_least: int) -> None:
-        if len(waiting) < at_least:
-            return
-        for frame, found in zip(waiting, detector.detect(list(waiting.values())), strict=True):
-            detections[frame] = found[found[:, 4] >= settings.min_score]
-        waiting.clear()
-
     for last, picture in video.frames(progress):
-        if cut_detector.is_cut(picture):
+        if picture is not previous and cut_detector.is_cut(picture):
             cuts.append(last)
-            waiting[last - 1] = previous
+            search.add(last - 1, previous)
             due = last
-            if last - 1 in detections:
-                del waiting[last - 1]
         if last >= due:
-            waiting[last] = picture
+            search.add(last, picture)
             due = last + settings.every
         previous = picture
-        search(at_least=_PICTURES_AT_ONCE)
-    if last >= 0 and last not in detections:
-        waiting[last] = previous
-    search(at_least=1)
-    return detections, cuts, last + 1
+    if last >= 0:
+        search.add(last, previous)
+    return search.finish(), cuts, last + 1
+
+
+class _Search:
+    """Detections of chosen frames, some pictures at a time, and each picture once however many frames show it."""
+
+    def __init__(self, detector: FaceDetector, settings: FindSettings):
+        self._detector, self._settings = detector, settings
+        self._found: dict[int, np.ndarray] = {}
+        self._waiting: dict[int, np.ndarray] = {}
+        self._again: dict[int, int] = {}  # frame → the searched frame that shows the same picture
+        self._frame, self._picture = -1, None  # the last ones that were new
+
+    def add(self, frame: int, picture: np.ndarray) -> None:
+        if picture is self._picture:
+            if 0 < frame - self._frame <= self._settings.max_hold:
+                self._again[frame] = self._frame
+            return
+        self._frame, self._picture = frame, picture
+        self._waiting[frame] = picture
+        if len(self._waiting) == _PICTURES_AT_ONCE:
+            self._detect()
+
+    def finish(self) -> dict[int, np.ndarray]:
+        """float32 (faces, 5) by frame."""
+        if self._waiting:
+            self._detect()
+        return self._found | {frame: self._found[first] for frame, first in self._again.items()}
+
+    def _detect(self) -> None:
+        pictures = list(self._waiting.values())
+        for frame, found in zip(self._waiting, self._detector.detect(pictures), strict=True):
+            self._found[frame] = found[found[:, 4] >= self._settings.min_score]
+        self._waiting.clear()

@@ -12,8 +12,35 @@ SUFFIXES = frozenset(
 )
 
 
-def list_videos(videos: str | os.PathLike) -> dict[str, Path]:
-    """Clip name → video file, in order.
+def videos_in(folder: str | os.PathLike) -> list[Path]:
+    """All video files below a folder, by suffix, sorted.
+
+    Pipes and links to nowhere are among them, so that they get reported. A link to a folder elsewhere is followed.
+
+    Raises:
+      UserError: none, or a folder that cannot be read.
+    """
+
+    def fail(error: OSError):
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    root = os.path.realpath(folder)
+    seen, found = set(), []
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(here)
+        inside = os.path.commonpath([root, real]) == root
+        if real in seen or (inside and os.path.islink(here) and here != os.fspath(folder)):
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(here, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+    if not found:
+        raise UserError(f"{folder}: no video files in this folder; expected {', '.join(sorted(SUFFIXES))}")
+    return sorted(found)
+
+
+def list_videos(videos: str | os.PathLike) -> list[tuple[str, Path]]:
+    """The videos to preprocess: (name for its clips, file), in order; names may clash, see `clashes.py`.
 
     Args:
       videos: a folder, searched for video files in all its folders; or a text file with a video per line, relative
@@ -26,26 +53,18 @@ def list_videos(videos: str | os.PathLike) -> dict[str, Path]:
       `<its folder>/<its name>`.
 
     Raises:
-      UserError: nothing there, a listed file is missing, or two videos of the same name.
+      UserError: nothing there, or a listed file is missing.
     """
     videos = Path(videos)
     if videos.is_dir():
         root = videos.resolve()
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not paths:
-            raise UserError(f"{videos}: no video files in this folder; expected {', '.join(sorted(SUFFIXES))}")
+        paths = videos_in(root)
     elif videos.is_file():
         root = videos.resolve().parent
         paths = _read_list(videos, root)
     else:
         raise UserError(f"{videos}: no such file; expected a folder of videos, or a list of them")
-    named: dict[str, Path] = {}
-    for path in paths:
-        name = _name(path, root)
-        if name in named and named[name] != path:
-            raise UserError(f"{named[name]} and {path} would give clips of the same name, {name}: rename one")
-        named[name] = path
-    return named
+    return [(_name(path, root), path) for path in dict.fromkeys(paths)]
 
 
 def _read_list(path: Path, root: Path) -> list[Path]:
@@ -58,7 +77,7 @@ def _read_list(path: Path, root: Path) -> list[Path]:
         if not line.strip():
             continue
         candidates = [root / line.strip(), root / f"{line.split()[0]}.mp4"]
-        existing = [candidate for candidate in candidates if candidate.is_file()]
+        existing = [candidate for candidate in candidates if os.path.lexists(candidate) and not candidate.is_dir()]
         if not existing:
             raise UserError(f"{path}, line {number}: no such video: {candidates[0]}")
         found.append(Path(os.path.abspath(existing[0])))
@@ -71,4 +90,5 @@ def _name(path: Path, root: Path) -> str:
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     if len(inside.parts) == 1:
         inside = Path(path.parent.name or "videos", path.name)
-    return re.sub(r"\s", "_", str(PurePosixPath(inside.with_suffix(""))))
+    # Lone surrogates stand for bytes that are no UTF-8; a list file could not hold them.
+    return re.sub(r"[\s\ud800-\udfff]", "_", str(PurePosixPath(inside.with_suffix(""))))

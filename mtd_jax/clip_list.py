@@ -1,0 +1,71 @@
+"""List files of a data set: a clip's name first on each line. Several runs may add to one."""
+
+import contextlib
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from mtd_jax.errors import UserError
+from mtd_jax.media.clashes import video_of
+
+SUMMARY = "_summary.txt"
+
+
+def check_list_name(name: str) -> None:
+    """Raises `UserError` for what cannot be the name of a list file."""
+    if not re.fullmatch(r"[\w-]+", name) or f"{name}.txt".endswith(SUMMARY):
+        raise UserError(f"--list_name: expected a plain name such as train, val, test or pretrain, got {name!r}")
+
+
+def update_list(path: Path, videos: Collection[str], clips: Sequence[str]) -> int:
+    """Makes a list file name exactly `clips` of these videos, and leaves the lines of other videos alone.
+
+    Lines keep their places, so that the same run again leaves the file as it is.
+
+    Args:
+      path: of the list; a new one is started if it isn't there.
+      videos: names of this run's videos.
+      clips: names of their clips.
+
+    Returns:
+      How many lines belong to other videos.
+    """
+    new, others, old = dict.fromkeys(clips), 0, []
+    for line in read_lines(path):
+        clip = line.split()[0]
+        of_this_run = clip in videos or video_of(clip) in videos
+        if clip in new or not of_this_run:
+            old.append(line)
+            others += clip not in new
+            new.pop(clip, None)
+    write_lines(path, [*old, *new])
+    return others
+
+
+def shared_with(path: Path, clips: Collection[str]) -> list[str]:
+    """Which other lists of the folder name some of the clips as well, in words."""
+    notes = []
+    for other in sorted(path.parent.glob("*.txt")):
+        if other == path or other.name.endswith(SUMMARY) or not other.is_file():
+            continue
+        with contextlib.suppress(UserError):  # some other text
+            if shared := [clip for line in read_lines(other) if (clip := line.split()[0]) in clips]:
+                notes.append(f"{len(shared)} of the clips are on {other.name} too (first: {shared[0]})")
+    return notes
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Writes a text file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that aren't blank; none if there is no such file."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no list of clips; move it away") from error
