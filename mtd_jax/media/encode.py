@@ -4,13 +4,25 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.format import Flags
+
+from mtd_jax.media.sound import LONGEST_JUMP
+
+# Settings at which a second encoding is hard to tell from the first; every other encoder's finest usual quantiser.
+_FINE = {
+    "libx264": {"crf": "16"},
+    "libvpx-vp9": {"crf": "18", "b": "0", "row-mt": "1", "cpu-used": "3"},
+    "libvpx": {"crf": "6", "b": "50M", "cpu-used": "3"},
+}
+_FINEST_QUANTISER = {"flags": "+qscale", "global_quality": str(2 * 118)}  # FFmpeg counts λ, 118 to the step
+_STEREO_AT_MOST = {"mp2", "mp3", "wmav1", "wmav2"}
+_HOLE = Fraction(1, 10)  # seconds; shorter ones in the sound's time stamps are rounding
 
 
 class SoundEncoder:
     """Decodes a stream's packets and encodes them for another container, from the first picture on.
 
-    What sounds before it, after the delay, is cut off; what is missing becomes silence. The sound then runs on by
-    the count of its samples.
+    What sounds before it, after the delay, is cut off; what is missing becomes silence.
 
     Args:
       start: of the first picture in seconds.
@@ -18,38 +30,69 @@ class SoundEncoder:
     """
 
     def __init__(self, writer, stream, delay: Fraction, start: Fraction):
-        self._writer, self._stream, self._shift = writer, stream, delay - start
-        self._rate, self._layout = stream.codec_context.sample_rate, stream.codec_context.layout.name
+        self._writer, self._shift, self._start = writer, delay - start, start
         # AVI has no way to mark what an encoder puts before the start, so its sound must do without.
-        codec = "pcm_s16le" if writer.format.name == "avi" else writer.default_audio_codec
+        codec = (
+            "pcm_s16le" if writer.format.name == "avi" else _modern(writer, "aac") or writer.default_audio_codec
+        )
+        self._layout = stream.codec_context.layout.name
+        self._notes = []
+        if codec in _STEREO_AT_MOST and stream.codec_context.layout.nb_channels > 2:
+            self._notes.append(f"mixed down from {self._layout} to stereo")
+            self._layout = "stereo"
+        self._rate = _rate(codec, stream.codec_context.sample_rate)
+        if self._rate < stream.codec_context.sample_rate:
+            self._notes.append(f"resampled from {stream.codec_context.sample_rate} to {self._rate} Hz")
         self._target = writer.add_stream(codec, rate=self._rate, layout=self._layout)
+        self._target.bit_rate = _bit_rate(self._rate, self._target.codec_context.layout.nb_channels)
+        self._target.metadata.update(stream.metadata)
+        self._target.disposition = stream.disposition
         self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
-        self._start, self._written, self._skip = start, 0, None
+        self._place, self._damaged = None, 0  # of the next sample, counted from the first picture
 
     def add(self, packet) -> None:
-        for frame in _decoded(packet):
-            if self._skip is None:
-                time = Fraction(0) if frame.pts is None else frame.pts * frame.time_base
-                first = round((time + self._shift) * self._rate)
-                self._skip = max(-first, 0)
-                channels = frame.layout.nb_channels
-                self._encode(np.zeros((channels, max(first, 0)), np.float32))
-            for piece in self._resampler.resample(frame):
-                samples = piece.to_ndarray()
-                self._encode(samples[:, self._skip :])
-                self._skip = max(self._skip - samples.shape[1], 0)
+        for frame in self._decoded(packet):
+            if frame.pts is not None:
+                self._skip_to(round((frame.pts * frame.time_base + self._shift) * self._rate))
+            self._resample(frame)
 
     def finish(self) -> None:
+        self._resample(None)
         self._writer.mux(self._target.encode(None))
 
+    def losses(self) -> list[str]:
+        """What was lost beside the fine detail, in words."""
+        return self._notes + _damage(self._damaged)
+
+    def _decoded(self, packet) -> list:
+        frames = _decoded(packet)
+        self._damaged += frames is None
+        return frames or []
+
+    def _skip_to(self, due: int) -> None:
+        """Fills what is missing before `due` with silence."""
+        if self._place is None:
+            self._place, least = min(due, 0), 0
+        else:
+            least = _HOLE * self._rate
+        if least < due - self._place <= LONGEST_JUMP * self._rate:
+            channels = self._target.codec_context.layout.nb_channels
+            while due > self._place:
+                self._encode(np.zeros((channels, min(due - self._place, self._rate)), np.float32))
+
+    def _resample(self, frame) -> None:
+        for piece in self._resampler.resample(frame):
+            self._encode(piece.to_ndarray())
+
     def _encode(self, samples: np.ndarray) -> None:
-        if not samples.shape[1]:
-            return
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
-        frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
-        frame.pts = round(self._start * self._rate) + self._written
-        self._written += samples.shape[1]
-        self._writer.mux(self._target.encode(frame))
+        first = self._place = self._place or 0
+        self._place += samples.shape[1]
+        samples = samples[:, max(-first, 0) :]
+        if samples.shape[1]:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
+            frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
+            frame.pts = round(self._start * self._rate) + max(first, 0)
+            self._writer.mux(self._target.encode(frame))
 
 
 class PictureEncoder:
@@ -60,28 +103,75 @@ class PictureEncoder:
     """
 
     def __init__(self, writer, stream, height: int, width: int):
-        self._writer = writer
-        self._target = writer.add_stream(writer.default_video_codec, rate=stream.average_rate or 25)
+        self._writer, self._damaged = writer, 0
+        codec = av.Codec(_modern(writer, "libx264") or writer.default_video_codec, "w").name
+        self._target = writer.add_stream(
+            codec, rate=stream.average_rate or 25, options=_FINE.get(codec, _FINEST_QUANTISER)
+        )
         self._target.height, self._target.width, self._target.pix_fmt = height // 2 * 2, width // 2 * 2, "yuv420p"
+        self._notes = ["the odd last row or column was cut off"] if height % 2 or width % 2 else []
+        self._target.metadata.update(stream.metadata)
+        self._target.disposition = stream.disposition
+        if shape := stream.sample_aspect_ratio:  # of a pixel
+            turned = (height, width) != (stream.codec_context.height, stream.codec_context.width)
+            self._target.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
         # AVI counts pictures, and its codecs refuse finer clocks.
         counted = writer.format.name == "avi" and stream.average_rate
         self._target.codec_context.time_base = 1 / stream.average_rate if counted else stream.time_base
 
     def add(self, packet) -> None:
-        for frame in _decoded(packet):
-            pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            pixels = pixels[: self._target.height, : self._target.width]
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            picture.pts, picture.time_base = frame.pts, frame.time_base
-            self._writer.mux(self._target.encode(picture))
+        frames = _decoded(packet)
+        self._damaged += frames is None
+        for frame in frames or []:
+            self._writer.mux(self._target.encode(self._fitting(frame)))
 
     def finish(self) -> None:
         self._writer.mux(self._target.encode(None))
 
+    def losses(self) -> list[str]:
+        """What was lost beside the fine detail, in words."""
+        return self._notes + _damage(self._damaged)
 
-def _decoded(packet) -> list:
-    """The frames of a packet; none of a damaged one."""
+    def _fitting(self, frame) -> av.VideoFrame:
+        turns = round(frame.rotation / 90)
+        size = self._target.height, self._target.width
+        if turns % 4 == 0 and frame.format.name == "yuv420p" and (frame.height, frame.width) == size:
+            picture = frame  # bit for bit
+            picture.pict_type = 0  # the encoder places its own key frames
+        else:
+            pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)[: size[0], : size[1]]
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        picture.pts, picture.time_base = frame.pts, frame.time_base
+        return picture
+
+
+def _modern(writer, codec: str) -> str | None:
+    """This codec where the container takes it and keeps time stamps: better than its own default."""
+    keeps_times = writer.format.flags & Flags.variable_fps.value
+    names = {"aac": "aac", "libx264": "h264"}
+    return codec if keeps_times and {codec, names[codec]} & writer.supported_codecs else None
+
+
+def _rate(codec: str, wanted: int) -> int:
+    """The sample rate in Hz that loses least of those an encoder knows."""
+    known = av.Codec(codec, "w").audio_rates
+    if not known or wanted in known:
+        return wanted
+    return min((rate for rate in known if rate > wanted), default=max(known))
+
+
+def _bit_rate(rate: int, channels: int) -> int:
+    """Bits per second at which the usual lossy codecs are transparent; all of them know these rates."""
+    return min((128_000 if rate >= 32_000 else 64_000) * channels, 640_000)
+
+
+def _decoded(packet) -> list | None:
+    """The frames of a packet; None of a damaged one."""
     try:
         return packet.decode()
     except av.FFmpegError:
-        return []
+        return None
+
+
+def _damage(packets: int) -> list[str]:
+    return [f"{packets} damaged packets were left out"] if packets else []

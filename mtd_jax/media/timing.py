@@ -1,0 +1,105 @@
+"""Packets of a file in the order it holds them, each with a time that every container takes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import av
+from av.stream import Disposition
+
+from mtd_jax.errors import UserError
+from mtd_jax.media.container import seconds
+
+
+@dataclasses.dataclass
+class Losses:
+    """What of a file's packets is not in its copy.
+
+    Attributes:
+      untimed: packets without any time stamp, by stream.
+      encoding: what encoders lost beside their usual loss, in words, by stream.
+      damage: where and why reading stopped early, in words.
+    """
+
+    untimed: dict[int, int] = dataclasses.field(default_factory=dict)
+    encoding: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    damage: str | None = None
+
+
+def timed_packets(reader, streams: list, losses: Losses, *, strict: bool) -> Iterator[av.Packet]:
+    """Yields the packets of these streams with decoding times that rise in each stream.
+
+    Matroska leaves open when a stream's first packets are to be decoded: that follows from the packets behind
+    them. A still picture without a time, a cover, is due at once.
+
+    Args:
+      strict: decoding times must differ; else they may repeat, as those of simultaneous subtitles do.
+
+    Raises:
+      UserError: the disk or the net failed, rather than the file.
+    """
+    clocks = {stream.index: _Clock(stream, strict) for stream in streams}
+    for packet in _read(reader, streams, losses):
+        index = packet.stream.index
+        if packet.pts is None and packet.dts is None:
+            if not packet.stream.disposition & Disposition.attached_pic:
+                losses.untimed[index] = losses.untimed.get(index, 0) + 1
+                continue
+            packet.pts = packet.dts = 0
+        yield from clocks[index].add(packet)
+    for clock in clocks.values():
+        yield from clock.rest()
+
+
+def _read(reader, streams: list, losses: Losses) -> Iterator[av.Packet]:
+    reached = 0.0
+    try:
+        for packet in reader.demux(streams):
+            if packet.size:
+                if packet.dts is not None:
+                    reached = float(seconds(packet.dts, packet.time_base))
+                yield packet
+    except OSError as error:
+        raise UserError(f"{reader.name.removeprefix('file:')}: reading failed ({error.strerror})") from error
+    except av.FFmpegError as error:
+        losses.damage = f"the video is damaged, its copy ends at {reached:.1f} s ({error.strerror})"
+
+
+class _Clock:
+    """Decoding times of one stream."""
+
+    def __init__(self, stream, strict: bool):
+        rate = stream.average_rate if stream.type == "video" else None
+        self._usual = round(1 / rate / stream.time_base) if rate and stream.time_base else 1
+        self._least = 1 if strict else 0
+        self._held, self._last = [], None
+
+    def add(self, packet) -> Iterator[av.Packet]:
+        if self._last is None and packet.dts is None:
+            self._held.append(packet)
+            return
+        if self._held:
+            due, step = packet.dts, packet.duration or self._usual
+            for early in reversed(self._held):
+                early.dts = due = min(due - step, early.pts)
+            yield from self.rest()
+        yield self._set(packet)
+
+    def rest(self) -> Iterator[av.Packet]:
+        """The packets that still wait: of a stream so short that no decoding time was ever told."""
+        held, self._held = self._held, []
+        if held and held[0].dts is None:
+            order = sorted(packet.pts for packet in held)
+            late = max(due - packet.pts for due, packet in zip(order, held, strict=True))
+            for due, packet in zip(order, held, strict=True):
+                packet.dts = due - late
+        yield from map(self._set, held)
+
+    def _set(self, packet) -> av.Packet:
+        """Mends times that go back, and pictures that would be shown before they are decoded."""
+        due = packet.pts if packet.dts is None else packet.dts
+        if self._last is not None:
+            due = max(due, self._last + self._least)
+        packet.dts = self._last = due
+        if packet.pts is not None:
+            packet.pts = max(packet.pts, due)
+        return packet
