@@ -1,5 +1,6 @@
 """Streams encoded anew, packet by packet, for containers that cannot take them as they are."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -30,7 +31,7 @@ class SoundEncoder:
     """
 
     def __init__(self, writer, stream, delay: Fraction, start: Fraction):
-        self._writer, self._shift, self._start = writer, delay - start, start
+        self._shift, self._start = delay - start, start
         # AVI has no way to mark what an encoder puts before the start, so its sound must do without.
         codec = (
             "pcm_s16le" if writer.format.name == "avi" else _modern(writer, "aac") or writer.default_audio_codec
@@ -50,41 +51,37 @@ class SoundEncoder:
         self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
         self._place, self._damaged = None, 0  # of the next sample, counted from the first picture
 
-    def add(self, packet) -> None:
-        for frame in self._decoded(packet):
-            if frame.pts is not None:
-                self._skip_to(round((frame.pts * frame.time_base + self._shift) * self._rate))
-            self._resample(frame)
-
-    def finish(self) -> None:
-        self._resample(None)
-        self._writer.mux(self._target.encode(None))
-
-    def losses(self) -> list[str]:
-        """What was lost beside the fine detail, in words."""
-        return self._notes + _damage(self._damaged)
-
-    def _decoded(self, packet) -> list:
+    def add(self, packet) -> Iterator[av.Packet]:
+        """What a packet of the source becomes; the empty one at its end brings out what the decoder held."""
         frames = _decoded(packet)
         self._damaged += frames is None
-        return frames or []
+        for frame in frames or []:
+            if frame.pts is not None:
+                yield from self._silence(round((frame.pts * frame.time_base + self._shift) * self._rate))
+            yield from self._resample(frame)
 
-    def _skip_to(self, due: int) -> None:
-        """Fills what is missing before `due` with silence."""
-        if self._place is None:
-            self._place, least = min(due, 0), 0
-        else:
-            least = _HOLE * self._rate
+    def finish(self) -> Iterator[av.Packet]:
+        yield from self._resample(None)
+        yield from self._target.encode(None)
+
+    def losses(self) -> list[str]:
+        """What was lost beside fine detail, in words."""
+        return self._notes + _damage(self._damaged)
+
+    def _silence(self, due: int) -> Iterator[av.Packet]:
+        """Fills what is missing before sample `due`."""
+        least = _HOLE * self._rate if self._place is not None else 0
+        self._place = min(due, 0) if self._place is None else self._place
         if least < due - self._place <= LONGEST_JUMP * self._rate:
             channels = self._target.codec_context.layout.nb_channels
             while due > self._place:
-                self._encode(np.zeros((channels, min(due - self._place, self._rate)), np.float32))
+                yield from self._encode(np.zeros((channels, min(due - self._place, self._rate)), np.float32))
 
-    def _resample(self, frame) -> None:
+    def _resample(self, frame) -> Iterator[av.Packet]:
         for piece in self._resampler.resample(frame):
-            self._encode(piece.to_ndarray())
+            yield from self._encode(piece.to_ndarray())
 
-    def _encode(self, samples: np.ndarray) -> None:
+    def _encode(self, samples: np.ndarray) -> Iterator[av.Packet]:
         first = self._place = self._place or 0
         self._place += samples.shape[1]
         samples = samples[:, max(-first, 0) :]
@@ -92,7 +89,7 @@ class SoundEncoder:
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
             frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
             frame.pts = round(self._start * self._rate) + max(first, 0)
-            self._writer.mux(self._target.encode(frame))
+            yield from self._target.encode(frame)
 
 
 class PictureEncoder:
@@ -103,7 +100,8 @@ class PictureEncoder:
     """
 
     def __init__(self, writer, stream, height: int, width: int):
-        self._writer, self._damaged = writer, 0
+        self._damaged = self._doubled = 0
+        self._last = None
         codec = av.Codec(_modern(writer, "libx264") or writer.default_video_codec, "w").name
         self._target = writer.add_stream(
             codec, rate=stream.average_rate or 25, options=_FINE.get(codec, _FINEST_QUANTISER)
@@ -115,22 +113,32 @@ class PictureEncoder:
         if shape := stream.sample_aspect_ratio:  # of a pixel
             turned = (height, width) != (stream.codec_context.height, stream.codec_context.width)
             self._target.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
-        # AVI counts pictures, and its codecs refuse finer clocks.
-        counted = writer.format.name == "avi" and stream.average_rate
-        self._target.codec_context.time_base = 1 / stream.average_rate if counted else stream.time_base
+        # AVI and MPEG count pictures, and their codecs refuse finer clocks.
+        counted = not _keeps_times(writer) and stream.average_rate
+        self._clock = 1 / stream.average_rate if counted else stream.time_base
+        self._target.codec_context.time_base = self._clock
 
-    def add(self, packet) -> None:
+    def add(self, packet) -> Iterator[av.Packet]:
+        """What a packet of the source becomes; the empty one at its end brings out what the decoder held."""
         frames = _decoded(packet)
         self._damaged += frames is None
         for frame in frames or []:
-            self._writer.mux(self._target.encode(self._fitting(frame)))
+            picture = self._fitting(frame)
+            if frame.pts is not None:
+                picture.pts, picture.time_base = round(frame.pts * frame.time_base / self._clock), self._clock
+                if self._last is not None and picture.pts <= self._last:
+                    self._doubled += 1
+                    continue
+                self._last = picture.pts
+            yield from self._target.encode(picture)
 
-    def finish(self) -> None:
-        self._writer.mux(self._target.encode(None))
+    def finish(self) -> Iterator[av.Packet]:
+        yield from self._target.encode(None)
 
     def losses(self) -> list[str]:
-        """What was lost beside the fine detail, in words."""
-        return self._notes + _damage(self._damaged)
+        """What was lost beside fine detail, in words."""
+        doubled = f"{self._doubled} pictures were left out, the container has no times between {self._clock} s"
+        return self._notes + _damage(self._damaged) + ([doubled] if self._doubled else [])
 
     def _fitting(self, frame) -> av.VideoFrame:
         turns = round(frame.rotation / 90)
@@ -141,15 +149,17 @@ class PictureEncoder:
         else:
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)[: size[0], : size[1]]
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        picture.pts, picture.time_base = frame.pts, frame.time_base
         return picture
 
 
 def _modern(writer, codec: str) -> str | None:
     """This codec where the container takes it and keeps time stamps: better than its own default."""
-    keeps_times = writer.format.flags & Flags.variable_fps.value
     names = {"aac": "aac", "libx264": "h264"}
-    return codec if keeps_times and {codec, names[codec]} & writer.supported_codecs else None
+    return codec if _keeps_times(writer) and {codec, names[codec]} & writer.supported_codecs else None
+
+
+def _keeps_times(writer) -> bool:
+    return bool(writer.format.flags & Flags.variable_fps.value)
 
 
 def _rate(codec: str, wanted: int) -> int:

@@ -6,16 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from av.format import Flags
 
 from mtd_jax.errors import UserError
-from mtd_jax.media import copied
-from mtd_jax.media.compare import adjust, first_times, notes
 from mtd_jax.media.container import audio_stream, open_container, video_stream
-from mtd_jax.media.copied import Plan, Refused
-from mtd_jax.media.decode import open_video
-from mtd_jax.media.encode import PictureEncoder, SoundEncoder
-from mtd_jax.media.timing import Losses, timed_packets
+from mtd_jax.media.copy_check import adjust, notes
+from mtd_jax.media.copy_plan import Plan, Refused, container_words, first_plan
+from mtd_jax.media.copy_write import write_copy
 
 
 def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float) -> list[str]:
@@ -41,15 +37,15 @@ def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seco
     check_output(source, output)
     partial = output.with_name(f".partial-{os.getpid()}-{output.name}")  # the suffix chooses the container
     try:
-        plan = copied.first_plan(source, partial)
+        plan = first_plan(source, partial)
         while True:  # each turn copies a stream fewer, or tells of no need for another
             try:
-                losses = _write(source, partial, delay, plan)
-                if not adjust(source, partial, delay, plan):
+                written = write_copy(source, partial, delay, plan)
+                if not adjust(source, partial, plan, written):
                     break
             except Refused as error:
                 _give_way(source, partial, delay, plan, error)
-        told = notes(source, partial, plan, losses)
+        told = notes(source, partial, plan, written)
         partial.replace(output)
         return told
     except Refused as error:
@@ -79,53 +75,7 @@ def check_output(source: str | os.PathLike, output: str | os.PathLike) -> None:
         raise UserError(f"{output}: {expected}") from error
     if codecs[0] in ("none", "png") or codecs[1] == "none" or many:  # PNG: files of sound, with a cover at most
         what = "is several files" if many else "doesn't hold moving pictures with sound"
-        raise UserError(f"{output}: {copied.container_words(output)} {what}; {expected}")
-
-
-def _write(source: Path, partial: Path, delay: Fraction, plan: Plan) -> Losses:
-    """One attempt.
-
-    Raises:
-      Refused: the container takes something of it not.
-    """
-    losses, encoders, copies = Losses(), {}, {}
-    start = first_times(source)[0] if plan.encoded else None
-    with open_container(source) as reader, copied.open_writer(partial) as writer:
-        writer.metadata.update(reader.metadata)
-        writer.set_chapters([_moved(chapter, plan.chapters_delay) for chapter in reader.chapters()])
-        for stream in reader.streams:
-            if stream.index in plan.copied:
-                copy = copied.add_copy(writer, stream, source)
-                if copy is not None:
-                    copies[stream.index] = copy
-            elif stream.index in plan.encoded and stream.type == "audio":
-                encoders[stream.index] = SoundEncoder(writer, stream, delay, start)
-            elif stream.index in plan.encoded:
-                upright = open_video(source)
-                encoders[stream.index] = PictureEncoder(writer, stream, upright.height, upright.width)
-        writer.start_encoding()
-        streams = [reader.streams[index] for index in {**copies, **encoders}]
-        strict = not writer.format.flags & Flags.ts_nonstrict.value
-        for packet in timed_packets(reader, streams, losses, strict=strict):
-            index = packet.stream.index
-            if index in encoders:
-                encoders[index].add(packet)
-                continue
-            if packet.stream.type == "audio":
-                ticks = round(delay / packet.time_base)
-                packet.dts += ticks
-                packet.pts = None if packet.pts is None else packet.pts + ticks
-            packet.stream = copies[index]
-            writer.mux(packet)
-        for index, encoder in encoders.items():
-            encoder.finish()
-            losses.encoding[index] = encoder.losses()
-    return losses
-
-
-def _moved(chapter: dict, delay: Fraction) -> dict:
-    ticks = round(delay / chapter["time_base"])
-    return chapter | {"start": chapter["start"] + ticks, "end": chapter["end"] + ticks}
+        raise UserError(f"{output}: {container_words(output)} {what}; {expected}")
 
 
 def _give_way(source: Path, partial: Path, delay: Fraction, plan: Plan, refusal: Refused) -> None:
@@ -162,7 +112,7 @@ def _give_way(source: Path, partial: Path, delay: Fraction, plan: Plan, refusal:
 def _alone(source: Path, partial: Path, delay: Fraction, plan: Plan) -> str | None:
     """Why not even this can be written; None if it can."""
     try:
-        _write(source, partial, delay, plan)
+        write_copy(source, partial, delay, plan)
     except Refused as error:
         return str(error)
     return None

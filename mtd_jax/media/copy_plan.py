@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -56,9 +57,10 @@ def open_writer(path: Path) -> Iterator[av.container.OutputContainer]:
     try:
         with av.open(f"file:{path}", "w") as writer:  # the prefix: names may hold colons
             yield writer
-    except (OSError, MemoryError):
-        raise  # a full disk, say: FFmpeg tells its own refusals by other classes
-    except (ValueError, av.FFmpegError) as error:
+    except (OSError, MemoryError, ValueError, av.FFmpegError) as error:
+        # A full disk, say; refusals have other classes, but for the -1 of some muxers, which reads as EPERM.
+        if isinstance(error, OSError | MemoryError) and error.errno != errno.EPERM:
+            raise
         words = getattr(error, "strerror", None)
         reason = f"{container_words(path)} refuses it: {words}" if words else " ".join(str(error).split())
         raise Refused(reason) from error

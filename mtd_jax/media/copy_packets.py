@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 from av.stream import Disposition
@@ -11,22 +12,24 @@ from mtd_jax.media.container import seconds
 
 
 @dataclasses.dataclass
-class Losses:
-    """What of a file's packets is not in its copy.
+class Written:
+    """What of a file went into its copy, and what did not.
 
     Attributes:
+      times: when the packets of pictures and sound are due in the copy, in seconds, by the source's stream.
       untimed: packets without any time stamp, by stream.
       encoding: what encoders lost beside their usual loss, in words, by stream.
       damage: where and why reading stopped early, in words.
     """
 
+    times: dict[int, list[Fraction]] = dataclasses.field(default_factory=dict)
     untimed: dict[int, int] = dataclasses.field(default_factory=dict)
     encoding: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     damage: str | None = None
 
 
-def timed_packets(reader, streams: list, losses: Losses, *, strict: bool) -> Iterator[av.Packet]:
-    """Yields the packets of these streams with decoding times that rise in each stream.
+def timed_packets(reader, streams: list, written: Written, *, strict: bool) -> Iterator[av.Packet]:
+    """Yields the packets of these streams with decoding times that rise in each stream; empty ones mark its end.
 
     Matroska leaves open when a stream's first packets are to be decoded: that follows from the packets behind
     them. A still picture without a time, a cover, is due at once.
@@ -38,30 +41,33 @@ def timed_packets(reader, streams: list, losses: Losses, *, strict: bool) -> Ite
       UserError: the disk or the net failed, rather than the file.
     """
     clocks = {stream.index: _Clock(stream, strict) for stream in streams}
-    for packet in _read(reader, streams, losses):
+    for packet in _read(reader, streams, written):
         index = packet.stream.index
+        if not packet.size:
+            yield from clocks[index].rest()
+            yield packet
+            continue
         if packet.pts is None and packet.dts is None:
             if not packet.stream.disposition & Disposition.attached_pic:
-                losses.untimed[index] = losses.untimed.get(index, 0) + 1
+                written.untimed[index] = written.untimed.get(index, 0) + 1
                 continue
             packet.pts = packet.dts = 0
         yield from clocks[index].add(packet)
-    for clock in clocks.values():
+    for clock in clocks.values():  # reading stopped before the end
         yield from clock.rest()
 
 
-def _read(reader, streams: list, losses: Losses) -> Iterator[av.Packet]:
+def _read(reader, streams: list, written: Written) -> Iterator[av.Packet]:
     reached = 0.0
     try:
         for packet in reader.demux(streams):
-            if packet.size:
-                if packet.dts is not None:
-                    reached = float(seconds(packet.dts, packet.time_base))
-                yield packet
+            if packet.dts is not None:
+                reached = float(seconds(packet.dts, packet.time_base))
+            yield packet
     except OSError as error:
         raise UserError(f"{reader.name.removeprefix('file:')}: reading failed ({error.strerror})") from error
     except av.FFmpegError as error:
-        losses.damage = f"the video is damaged, its copy ends at {reached:.1f} s ({error.strerror})"
+        written.damage = f"the video is damaged, its copy ends at {reached:.1f} s ({error.strerror})"
 
 
 class _Clock:
