@@ -21,8 +21,10 @@ def adjust(source: Path, copy: Path, plan: Plan, written: Written) -> bool:
         if _streams_lost(reader, result, plan, copy):
             return True
         picture = video_stream(reader, source).index
-        sounds = [index for index in sorted(written.times) if reader.streams[index].type == "audio"]
+        kept = plan.copied | plan.encoded.keys()
+        sounds = [stream.index for stream in reader.streams.audio if stream.index in kept]
         pair = dict(zip([picture, *sounds], [video_stream(result, copy), *result.streams.audio], strict=False))
+        sounds = [index for index in sounds if index in pair and written.times.get(index)]  # others are empty
         received: dict[int, list[Fraction]] = {stream.index: [] for stream in pair.values()}
         for packet in result.demux(*pair.values()):
             if packet.pts is not None:

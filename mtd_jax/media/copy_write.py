@@ -47,7 +47,7 @@ def write_copy(source: Path, output: Path, delay: Fraction, plan: Plan) -> Writt
             if index in encoders:
                 for encoded in encoders[index].add(packet):
                     mux(index, encoded)
-            elif packet.size:
+            elif packet.size and not _is_pause(packet):
                 if packet.stream.type == "audio":
                     ticks = round(delay / packet.time_base)
                     packet.dts += ticks
@@ -68,6 +68,11 @@ def _first_picture(path: Path) -> Fraction:
             if packet.pts is not None:
                 return seconds(packet.pts, packet.time_base)
     raise Refused("the pictures have no time stamps")
+
+
+def _is_pause(packet) -> bool:
+    """Whether this is nothing between two texts of MP4, which its writers put there by themselves."""
+    return packet.stream.name == "mov_text" and bytes(packet) == bytes(2)
 
 
 def _moved(chapter: dict, delay: Fraction) -> dict:
