@@ -56,6 +56,12 @@ def test_decoding_times_rise_and_nothing_is_shown_before(given, expected):
     assert times(stream(), given)[0] == expected
 
 
+def test_pictures_without_a_duration_last_as_long_as_the_others():
+    packet = types.SimpleNamespace(dts=0, pts=0, size=9, duration=0, stream=stream(), time_base=Fraction(1, 1000))
+    source = types.SimpleNamespace(demux=lambda _: iter([packet]), name="file:a.ts")
+    assert [p.duration for p in timed_packets(source, [packet.stream], Written(), strict=True)] == [40]
+
+
 def test_simultaneous_subtitles_stay_so_where_containers_allow_it():
     assert times(stream("subtitle"), [(40, 40), (40, 40)], strict=False)[0] == [(40, 40), (40, 40)]
 

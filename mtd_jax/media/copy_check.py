@@ -4,7 +4,7 @@ from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
-from mtd_jax.media.container import open_container, seconds, video_stream
+from mtd_jax.media.container import Faults, decoded, open_container, seconds, video_stream
 from mtd_jax.media.copy_packets import Written
 from mtd_jax.media.copy_plan import Plan, Refused, container_words, in_words, is_timecode, signature
 
@@ -18,7 +18,7 @@ def adjust(source: Path, copy: Path, plan: Plan, written: Written) -> bool:
       Refused: the container doesn't even keep what was encoded for it.
     """
     with open_container(source) as reader, open_container(copy) as result:
-        if _streams_lost(reader, result, plan, copy):
+        if _streams_lost(reader, result, plan, copy) or _turn_lost(source, copy, plan):
             return True
         picture = video_stream(reader, source).index
         kept = plan.copied | plan.encoded.keys()
@@ -56,6 +56,21 @@ def _streams_lost(reader, result, plan: Plan, copy: Path) -> bool:
         change = plan.encode if index == main or reader.streams[index].type == "audio" else plan.leave_out
         change(index, f"{container_words(copy)} doesn't keep what kind of stream it is")
     return bool(gone)
+
+
+def _turn_lost(source: Path, copy: Path, plan: Plan) -> bool:
+    """FLV and MPEG-TS cannot say that the camera was held upright."""
+    turns = []
+    for path in (source, copy):
+        with open_container(path) as container:
+            picture = video_stream(container, path)
+            first = next(decoded(container, picture, Faults("picture")), None)
+            turns.append((picture.index, first and first.rotation))
+    (index, wanted), (_, found) = turns
+    if index not in plan.copied or None in (wanted, found) or wanted == found:
+        return False
+    plan.encode(index, f"{container_words(copy)} doesn't keep that its pictures are to be turned")
+    return True
 
 
 def _starts(sent: list[Fraction], found: list[Fraction], moved: Fraction) -> bool:

@@ -75,7 +75,7 @@ class _Clock:
 
     def __init__(self, stream, strict: bool):
         rate = stream.average_rate if stream.type == "video" else None
-        self._usual = round(1 / rate / stream.time_base) if rate and stream.time_base else 1
+        self._usual = round(1 / rate / stream.time_base) if rate and stream.time_base else 0
         self._least = 1 if strict else 0
         self._held, self._last = [], None
 
@@ -84,7 +84,7 @@ class _Clock:
             self._held.append(packet)
             return
         if self._held:
-            due, step = packet.dts, packet.duration or self._usual
+            due, step = packet.dts, packet.duration or self._usual or 1
             for early in reversed(self._held):
                 early.dts = due = min(due - step, early.pts)
             yield from self.rest()
@@ -106,6 +106,7 @@ class _Clock:
         if self._last is not None:
             due = max(due, self._last + self._least)
         packet.dts = self._last = due
+        packet.duration = packet.duration or self._usual  # else the last picture of an MPEG-TS is lost in MP4
         if packet.pts is not None:
             packet.pts = max(packet.pts, due)
         return packet

@@ -59,7 +59,7 @@ def open_writer(path: Path) -> Iterator[av.container.OutputContainer]:
             yield writer
     except (OSError, MemoryError, ValueError, av.FFmpegError) as error:
         # A full disk, say; refusals have other classes, but for the -1 of some muxers, which reads as EPERM.
-        if isinstance(error, OSError | MemoryError) and error.errno != errno.EPERM:
+        if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EPERM:
             raise
         words = getattr(error, "strerror", None)
         reason = f"{container_words(path)} refuses it: {words}" if words else " ".join(str(error).split())
@@ -155,7 +155,7 @@ def is_written_anew(stream, reader) -> bool:
 
 def signature(stream) -> tuple:
     """What a stream's copy must share with it."""
-    return stream.type, stream.name, is_cover(stream)
+    return stream.type, getattr(stream, "name", None), is_cover(stream)  # streams of unknown codecs have no name
 
 
 def container_words(path: Path) -> str:
@@ -174,5 +174,5 @@ def in_words(stream, reader) -> str:
     alike = [s for s in reader.streams if s.type == stream.type and not is_cover(s)]
     if len(alike) == 1 and stream.type in ("audio", "video"):
         return f"the {stream.type}"
-    about = ", ".join(filter(None, (stream.name, stream.metadata.get("language"))))
+    about = ", ".join(filter(None, (getattr(stream, "name", None), stream.metadata.get("language"))))
     return f"the {stream.type} stream {stream.index}{about and f' ({about})'}"

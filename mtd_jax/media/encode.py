@@ -32,10 +32,9 @@ class SoundEncoder:
 
     def __init__(self, writer, stream, delay: Fraction, start: Fraction):
         self._shift, self._start = delay - start, start
-        # AVI has no way to mark what an encoder puts before the start, so its sound must do without.
-        codec = (
-            "pcm_s16le" if writer.format.name == "avi" else _modern(writer, "aac") or writer.default_audio_codec
-        )
+        codec = _modern(writer, "aac") or writer.default_audio_codec
+        if writer.format.name == "avi":  # has no way to mark what an encoder puts before the start
+            codec = "pcm_s16le"
         self._layout = stream.codec_context.layout.name
         self._notes = []
         if codec in _STEREO_AT_MOST and stream.codec_context.layout.nb_channels > 2:
@@ -102,10 +101,11 @@ class PictureEncoder:
     def __init__(self, writer, stream, height: int, width: int):
         self._damaged = self._doubled = 0
         self._last = None
-        codec = av.Codec(_modern(writer, "libx264") or writer.default_video_codec, "w").name
-        self._target = writer.add_stream(
-            codec, rate=stream.average_rate or 25, options=_FINE.get(codec, _FINEST_QUANTISER)
-        )
+        codec = av.Codec(_modern(writer, "libx264") or writer.default_video_codec, "w")
+        self._clock = _clock(writer, codec, stream)
+        rate = stream.average_rate or 25 if _keeps_times(writer) else 1 / self._clock
+        self._target = writer.add_stream(codec.name, rate=rate, options=_FINE.get(codec.name, _FINEST_QUANTISER))
+        self._target.codec_context.time_base = self._clock
         self._target.height, self._target.width, self._target.pix_fmt = height // 2 * 2, width // 2 * 2, "yuv420p"
         self._notes = ["the odd last row or column was cut off"] if height % 2 or width % 2 else []
         self._target.metadata.update(stream.metadata)
@@ -113,10 +113,6 @@ class PictureEncoder:
         if shape := stream.sample_aspect_ratio:  # of a pixel
             turned = (height, width) != (stream.codec_context.height, stream.codec_context.width)
             self._target.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
-        # AVI and MPEG count pictures, and their codecs refuse finer clocks.
-        counted = not _keeps_times(writer) and stream.average_rate
-        self._clock = 1 / stream.average_rate if counted else stream.time_base
-        self._target.codec_context.time_base = self._clock
 
     def add(self, packet) -> Iterator[av.Packet]:
         """What a packet of the source becomes; the empty one at its end brings out what the decoder held."""
@@ -154,12 +150,27 @@ class PictureEncoder:
 
 def _modern(writer, codec: str) -> str | None:
     """This codec where the container takes it and keeps time stamps: better than its own default."""
-    names = {"aac": "aac", "libx264": "h264"}
-    return codec if _keeps_times(writer) and {codec, names[codec]} & writer.supported_codecs else None
+    known = writer.supported_codecs
+    if writer.format.name == "mpegts":  # has no list of its codecs
+        known = known | {codec}
+    return codec if _keeps_times(writer) and codec in known else None
 
 
 def _keeps_times(writer) -> bool:
     return bool(writer.format.flags & Flags.variable_fps.value)
+
+
+def _clock(writer, codec, stream) -> Fraction:
+    """The step of the encoder's time stamps in seconds: AVI and MPEG count pictures, and refuse finer clocks."""
+    if _keeps_times(writer):
+        return stream.time_base
+    if writer.format.name == "asf":
+        return Fraction(1, 1000)
+    rate = Fraction(stream.average_rate or 25)
+    uneven = stream.base_rate and abs(stream.base_rate / rate - 1) > Fraction(1, 100)
+    rate = Fraction(100) if uneven else rate.limit_denominator(1001)
+    known = [Fraction(each) for each in codec.frame_rates or []]
+    return 1 / min((each for each in known if each >= rate), default=max(known, default=rate))
 
 
 def _rate(codec: str, wanted: int) -> int:

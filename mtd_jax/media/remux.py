@@ -10,12 +10,12 @@ import av
 from mtd_jax.errors import UserError
 from mtd_jax.media.container import audio_stream, open_container, video_stream
 from mtd_jax.media.copy_check import adjust, notes
-from mtd_jax.media.copy_plan import Plan, Refused, container_words, first_plan
+from mtd_jax.media.copy_plan import Plan, Refused, container_words, first_plan, is_cover
 from mtd_jax.media.copy_write import write_copy
 
 
 def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float) -> list[str]:
-    """Writes a copy of a video whose sound (all streams of it) comes `delay_seconds` later.
+    """Writes a copy of a video whose sound (all streams of it) comes `delay_seconds` later, or earlier if negative.
 
     Packets are copied as they are: pictures, sound, subtitles, covers, attachments; chapters and tags too. Sound
     that would come before the first picture is marked to be skipped (MP4), or everything else starts later.
@@ -38,7 +38,7 @@ def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seco
     partial = output.with_name(f".partial-{os.getpid()}-{output.name}")  # the suffix chooses the container
     try:
         plan = first_plan(source, partial)
-        while True:  # each turn copies a stream fewer, or tells of no need for another
+        while True:  # ends: each turn but the last copies or encodes a stream fewer, or moves the chapters
             try:
                 written = write_copy(source, partial, delay, plan)
                 if not adjust(source, partial, plan, written):
@@ -49,9 +49,8 @@ def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seco
         partial.replace(output)
         return told
     except Refused as error:
-        raise UserError(
-            f"cannot write {output} ({error}); another suffix may do, .mkv takes most streams"
-        ) from error
+        advice = "another suffix may do, .mkv takes most streams"
+        raise UserError(f"cannot write {output} ({error}); {advice}") from error
     except (OSError, MemoryError) as error:
         raise UserError(f"cannot write {output}: {getattr(error, 'strerror', None) or error}") from error
     finally:
@@ -87,8 +86,11 @@ def _give_way(source: Path, partial: Path, delay: Fraction, plan: Plan, refusal:
     with open_container(source) as reader:
         picture, sound = video_stream(reader, source).index, audio_stream(reader, source).index
         audio = {stream.index for stream in reader.streams.audio}
+        # Files and covers are taken or refused before the first packet, and not every container holds them alone.
+        still = {s.index for s in reader.streams if s.type == "attachment" or is_cover(s)}
     main = {picture, sound}
-    culprits = {i: why for i in plan.copied if (why := _alone(source, partial, delay, Plan(copied={i})))}
+    singles = {i: Plan(copied={i}) for i in plan.copied - still}
+    culprits = {i: why for i, single in singles.items() if (why := _alone(source, partial, delay, single))}
     if not culprits:
         singles = {i: Plan(encoded={i: plan.encoded[i]}) for i in plan.encoded}
         culprits = {i: why for i, single in singles.items() if (why := _alone(source, partial, delay, single))}
