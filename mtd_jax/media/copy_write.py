@@ -9,7 +9,8 @@ from mtd_jax.media.container import open_container, seconds, video_stream
 from mtd_jax.media.copy_packets import Written, timed_packets
 from mtd_jax.media.copy_plan import Plan, Refused, add_copy, open_writer
 from mtd_jax.media.decode import open_video
-from mtd_jax.media.encode import PictureEncoder, SoundEncoder
+from mtd_jax.media.encode import PictureEncoder
+from mtd_jax.media.encode_sound import SoundEncoder
 
 
 def write_copy(source: Path, output: Path, delay: Fraction, plan: Plan) -> Written:

@@ -15,7 +15,7 @@ from mtd_jax.media.copy_write import write_copy
 
 
 def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float) -> list[str]:
-    """Writes a copy of a video whose sound (all streams of it) comes `delay_seconds` later, or earlier if negative.
+    """Writes a copy of a video whose sound (all streams of it) comes `delay_seconds` later (earlier if < 0).
 
     Packets are copied as they are: pictures, sound, subtitles, covers, attachments; chapters and tags too. Sound
     that would come before the first picture is marked to be skipped (MP4), or everything else starts later.
