@@ -1,13 +1,19 @@
 """Copies with moved sound: time stamps, packets, what needs encoding, refusals."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import av
 import numpy as np
 import pytest
 
 from mtd_jax.errors import UserError
-from mtd_jax.media.decode import open_video
-from mtd_jax.media.remux import shift_audio
-from tests.videos import lag_seconds, mux, noise, numbered, rotate_mp4
+from mtd_jax.media.copy_plan import open_writer
+from mtd_jax.media.decode import open_video, read
+from mtd_jax.media.remux import check_output, shift_audio
+from tests.videos import lag_seconds, mux, noise, number_of, numbered, rotate_mp4
 
 
 def film(path, **options):
@@ -54,11 +60,27 @@ def test_a_container_without_start_times_forces_encoding_and_says_so(tmp_path):
         assert lag_seconds(after.waveform(), open_video(source).waveform()) == pytest.approx(delay, abs=0.005)
 
 
-def test_rotation_stays(tmp_path):
-    source = rotate_mp4(film(tmp_path / "a.mp4"), 90)
-    shift_audio(source, tmp_path / "out.mp4", 0.16)
-    before, after = open_video(source), open_video(tmp_path / "out.mp4")
-    assert (after.height, after.width) == (before.height, before.width) == (64, 48)
+@pytest.mark.parametrize("degrees", [90, 180])
+@pytest.mark.parametrize(
+    "target, encoded", [("out.mp4", False), ("out.mkv", False), ("out.ts", True), ("out.flv", True)]
+)
+def test_pictures_stay_upright(tmp_path, target, encoded, degrees):
+    source, target = rotate_mp4(film(tmp_path / "a.mp4"), degrees), tmp_path / target
+    notes = shift_audio(source, target, 0.16)
+    assert [note.startswith("the video was encoded anew") for note in notes] == [True] * encoded
+    before, after = read(source)[0], read(target)[0]
+    assert after.shape[1:] == before.shape[1:] == ((64, 48, 3) if degrees == 90 else (48, 64, 3))
+    assert np.abs(after.astype(int) - before[: len(after)]).mean() < 2
+
+
+def test_uneven_times_survive_a_container_that_counts_pictures(tmp_path):
+    times = np.cumsum(np.r_[0, np.random.default_rng(0).uniform(0.02, 0.06, 49)])
+    source = mux(tmp_path / "a.mp4", numbered(50, 49, 65), times, noise(2.0))
+    notes = shift_audio(source, tmp_path / "out.avi", -0.16)
+    assert any("odd last row or column" in note for note in notes)
+    before, after = read(source)[0], read(tmp_path / "out.avi")[0]
+    assert np.mean([abs(number_of(a) - number_of(b)) for a, b in zip(after, before, strict=False)]) < 0.2
+    assert len(after) >= len(before) - 1
 
 
 def test_refusals_leave_everything_as_it_was(tmp_path):
@@ -73,3 +95,44 @@ def test_refusals_leave_everything_as_it_was(tmp_path):
             shift_audio(source, tmp_path / output, 0.16)
     assert source.read_bytes() == content
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp3", "wav", "flac", "png", "srt", "m3u8", "h264"])
+def test_containers_that_hold_no_film_are_refused_before_any_work(tmp_path, suffix):
+    source = film(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=f"out.{suffix}: the {suffix} container .*expected a suffix such as .mp4"):
+        check_output(source, tmp_path / f"out.{suffix}")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_fails_is_no_reason_to_encode(tmp_path, monkeypatch, code):
+    source, attempts = film(tmp_path / "a.mp4"), []
+
+    def fail(_, output, *rest):
+        attempts.append(rest)
+        with open_writer(output):
+            av.error.err_check(-code)
+
+    monkeypatch.setattr("mtd_jax.media.remux.write_copy", fail)
+    with pytest.raises(UserError, match=f"cannot write .*out.mp4: {os.strerror(code)}$"):
+        shift_audio(source, tmp_path / "out.mp4", 0.16)
+    assert len(attempts) == 1 and [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.avi"])
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, target):
+    """A limit on the size of files fails as a full disk does: in the midst of writing."""
+    source = film(tmp_path / "a.mp4")
+    limit = source.stat().st_size // 2
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "import sys; from mtd_jax.errors import UserError; from mtd_jax.media.remux import shift_audio\n"
+        "try: shift_audio(sys.argv[1], sys.argv[2], 0.16)\n"
+        "except UserError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / target], capture_output=True, text=True, timeout=100
+    )
+    assert run.stdout == f"cannot write {tmp_path / target}: File too large\n", run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
