@@ -87,14 +87,6 @@ def all_or_none():
         raise
 
 
-def leave_for_loss():
-    """For JAX to call when its own service finds a process gone; the connection that broke says which, sooner."""
-    time.sleep(1)
-    if _watch is None:
-        os._exit(leave(_lost("another process"), GONE))
-    _watch.end(_lost("another process"), GONE)
-
-
 def finish(line: str | None = None):
     """Tells the others that this process has done its work, so that its end is no loss.
 

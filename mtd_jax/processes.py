@@ -3,8 +3,6 @@
 One process is the default and needs nothing of this.
 """
 
-import contextlib
-import functools
 import importlib.util
 import json
 import os
@@ -22,6 +20,7 @@ from mtd_jax.errors import UserError
 # JAX's own heartbeats notice late, but also what keeps the connections of `peers` open.
 _HEARTBEAT_SECONDS = 100
 _START_SECONDS = 300
+_SHUTDOWN_SECONDS = 60
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None):
@@ -47,10 +46,12 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     # Signals are `signals.Signals`' business: JAX's service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        with _loss_is_ours():
-            jax.distributed.initialize(
-                **options, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, initialization_timeout=_START_SECONDS
-            )
+        jax.distributed.initialize(
+            **options,
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
     except (RuntimeError, ValueError, OSError) as error:
         if not options and "should be defined" in str(error):  # chips, but no cluster around them
             return
@@ -87,28 +88,6 @@ def announced(environment) -> bool:
     platforms = environment.get("JAX_PLATFORMS", "tpu")
     chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
     return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
-
-
-@contextlib.contextmanager
-def _loss_is_ours():
-    """Lets `peers` end the process when JAX's service finds another one gone.
-
-    JAX offers no public way, and aborts with a stack trace instead; where its internals are others, it does.
-    """
-    try:
-        from jax._src.lib import _jax
-
-        original = _jax.get_distributed_runtime_client
-    except (ImportError, AttributeError):
-        yield
-        return
-    _jax.get_distributed_runtime_client = functools.partial(
-        original, missed_heartbeat_callback=lambda *_: peers.leave_for_loss()
-    )
-    try:
-        yield
-    finally:
-        _jax.get_distributed_runtime_client = original
 
 
 def exchange(value) -> list:

@@ -8,7 +8,7 @@ from mtd_jax.errors import Interrupted
 from mtd_jax.peers import GONE
 
 _EXIT_CODES = {signal.SIGTERM: GONE, signal.SIGINT: 128 + signal.SIGINT}
-_NOTICE = b"stopping after this step, with a checkpoint; once more ends it at once\n"
+_NOTICE = b"stopping after one more step, with a checkpoint; once more ends it at once\n"
 
 
 class Signals:

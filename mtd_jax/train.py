@@ -27,7 +27,7 @@ from mtd_jax.sharding import make_mesh, place, put_batch
 from mtd_jax.signals import Signals, interrupted
 from mtd_jax.step import Run, compile_steps, initial_state
 from mtd_jax.validation import validate_epoch
-from mtd_jax.workdir import take_workdir
+from mtd_jax.workdir import taken
 
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
@@ -79,7 +79,6 @@ def train(config, workdir, report=print) -> dict:
     step_fn, eval_fn = compile_steps(run, state, teacher_arrays)
 
     workdir = epath.Path(workdir)
-    lock = take_workdir(workdir)  # held until the process or this function ends  # noqa: F841
     batches = make_training_iterator(
         clips,
         pairing,
@@ -88,7 +87,12 @@ def train(config, workdir, report=print) -> dict:
         shard=shard,
         loading=Loading(workers=config.data.workers),
     )
-    with open_manager(workdir / "checkpoints") as manager, peers.all_or_none(), Signals() as signals:
+    with (
+        taken(workdir),
+        open_manager(workdir / "checkpoints") as manager,
+        peers.all_or_none(),
+        Signals() as signals,
+    ):
         if manager.latest_step() is not None:
             state, description = restore_run(manager, state, config)
             batches.set_state(description["data"])

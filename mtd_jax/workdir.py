@@ -1,5 +1,6 @@
 """The directory of a run: taken by one run at a time, seen by all its processes."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -18,10 +19,11 @@ def is_remote(path) -> bool:
     return "://" in str(path)
 
 
-def take_workdir(workdir):
-    """Makes the work directory and takes it for this run: two runs in one would destroy each other.
+@contextlib.contextmanager
+def taken(workdir):
+    """Makes the work directory and holds it for this run: two runs in one would destroy each other.
 
-    Returns what holds the lock. It goes with process 0, however that ends. Object stores have none.
+    The lock goes with process 0, however that ends. Object stores have none.
 
     Raises:
       UserError: if it cannot be written, another run has it, or another process sees another directory.
@@ -33,7 +35,11 @@ def take_workdir(workdir):
         raise UserError(
             f"--workdir {workdir} is not the one of process 0; name a directory that all processes share"
         )
-    return lock
+    try:
+        yield
+    finally:
+        if lock:
+            lock.close()
 
 
 def _lock(workdir, mark: str):

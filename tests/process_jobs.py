@@ -14,7 +14,8 @@ def small_config(root, changes):
     from mtd_jax.model import ModelConfig
 
     widths = {"widths": (4, 4, 8, 8, 8), "stem_stride": (2, 2), "last_stride": (1, 1), "pixels": "rgb01"}
-    config = default_config(ModelConfig(**widths, num_heads=2, num_layers=1))
+    quiet = dict.fromkeys(("embedding_dropout", "relu_dropout", "residual_dropout"), 0.0)
+    config = default_config(ModelConfig(**widths, **quiet, num_heads=2, num_layers=1))
     changes = {"data.root": root, "data.train_list": "train", "data.workers": 0, "log_every": 1} | changes
     config.update_from_flattened_dict(changes)
     return config

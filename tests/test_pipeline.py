@@ -3,9 +3,13 @@
 import collections
 import json
 import logging
+import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -50,6 +54,13 @@ class Clips:
         frames = np.full((30, 48, 96, 3), index, np.uint8)
         sound = np.random.default_rng(index).normal(0, 3000, 30 * 640).astype(np.int16)
         return Clip(f"c/{index}", _Broken(f"c/{index}", 30) if index in self.broken else frames, sound)
+
+
+class _Deadly(Clips):
+    """Kills the process that reads it, as the system does when memory runs out."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +150,47 @@ def test_worker_processes_give_the_same_batches_and_resume():
     in_threads = training(pairing=GRID)
     in_threads.set_state(state)
     assert_same(take(in_threads, 3), whole[3:])
+
+
+def test_killed_workers_are_started_again_and_nothing_is_lost():
+    whole = take(training(), 6)
+    with_workers = training(loading=Loading(workers=1, prefetch=1))
+    batches = [next(with_workers)]
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    assert_same(batches + take(with_workers, 5), whole)
+
+
+def test_workers_that_always_die_are_an_error(monkeypatch):
+    iterator = training(_Deadly(20), loading=Loading(workers=1))
+    with pytest.raises(UserError, match="data workers died 3 times before batch 0 .* exit code -9"):
+        next(iterator)
+    iterator.close()
+
+
+def test_workers_end_with_the_trainer(tmp_path):
+    """Also with one that is killed, and they outlive a signal to the whole group of processes."""
+    code = """
+        import multiprocessing, os, signal
+        from tests.test_pipeline import Loading, training
+        iterator = training(loading=Loading(workers=1))
+        next(iterator)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+        for _ in range(20):
+            next(iterator)
+        print("alive", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    words = [sys.executable, "-c", f"if __name__ == '__main__':\n{code}"]
+    done = subprocess.run(words, capture_output=True, text=True, start_new_session=True)
+    pid, said = done.stdout.split()
+    assert said == "alive" and "died" not in done.stderr
+    end = time.monotonic() + 60
+    while os.path.exists(f"/proc/{pid}/exe"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_processes_share_the_global_batch_in_order():

@@ -85,8 +85,8 @@ def smooth():
 
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory, smooth):
-    """Trainings of 20 steps as "one" device, "eight" in a process and "pod" of two processes with four each, the
-    latter two with fsdp; "relay" goes from one to eight to pod to one. All evaluate one model, into NAME.json.
+    """Trainings of 20 steps as "one" device, "eight" in a process and "pod" of two processes with four each, which
+    split kernels in two; "relay" goes from one to eight to pod to one. All evaluate one model, into NAME.json.
     """
     folder = tmp_path_factory.mktemp("processes")
     config = small_config(str(corpus), {"model.widths": (4, 4, 8, 8, 16)})
@@ -110,8 +110,8 @@ def folder(corpus, tmp_path_factory, smooth):
             assert code == 0, out
 
     do([train("one", 4, 1), train("relay", 1, 1), evaluate("one")])
-    elsewhere("eight", [train("eight", 4, 2), train("relay", 2, 2), evaluate("eight")], 1, 8)
-    elsewhere("pod", [train("pod", 4, 2), train("relay", 3, 1), evaluate("pod")], 2, 4)
+    elsewhere("eight", [train("eight", 4, 1), train("relay", 2, 1), evaluate("eight")], 1, 8)
+    elsewhere("pod", [train("pod", 4, 2), train("relay", 3, 2), evaluate("pod")], 2, 4)
     do([train("relay", 4, 1)])
     return folder
 
@@ -165,7 +165,7 @@ def wait_for(process, text):
 
 @pytest.mark.slow
 def test_a_pod_survives_signals_and_deaths(corpus, tmp_path):
-    """SIGTERM to one of two processes, then SIGKILL to each in turn: all end at once, and nothing is lost."""
+    """SIGTERM to one of two processes, later SIGKILL: both end each time, and nothing is lost."""
     whole = outcomes(launch([command(corpus, tmp_path / "whole")] * 2))
     assert [code for code, _, _ in whole] == [0, 0]
     assert "step 6/6" in whole[0][1] and "step" not in whole[1][1]  # the first process alone reports
@@ -179,15 +179,14 @@ def test_a_pod_survives_signals_and_deaths(corpus, tmp_path):
     assert re.fullmatch(r"SIGTERM: step \d of 6 is saved in .*; the same command goes on from there", *first[2])
     assert second[2] == []
 
-    for victim, other in ((1, 0), (0, 1)):
-        started = launch([again] * 2)
-        wait_for(started[0], "step")
-        started[victim].kill()
-        since = time.monotonic()
-        code, _, said = outcomes(started)[other]
-        assert code == 75 and time.monotonic() - since < 60
-        line = f"error: process {victim} went away; start all of them again, a training goes on from its last"
-        assert [text.startswith(line) for text in said] == [True]
+    started = launch([again] * 2)
+    wait_for(started[0], "step")
+    started[1].kill()
+    since = time.monotonic()
+    code, _, said = outcomes(started)[0]
+    assert code == 75 and time.monotonic() - since < 60  # JAX itself would take its 100 seconds
+    line = "error: process 1 went away; start all of them again, a training goes on from its last checkpoint"
+    assert said == [line]
 
     last = outcomes(launch([again] * 2))
     assert [code for code, _, _ in last] == [0, 0]

@@ -1,7 +1,9 @@
 """Training end to end on a tiny corpus: every loss, resuming, faults, evaluation, scoring."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -12,12 +14,12 @@ from mtd_jax import train as train_module
 from mtd_jax.checkpoint import load_description, load_loss_weights, open_manager, save_model
 from mtd_jax.config import default_config, validate
 from mtd_jax.data.lrs2 import Lrs2Source
-from mtd_jax.errors import UserError
+from mtd_jax.errors import Interrupted, UserError
 from mtd_jax.evaluate import evaluate, evaluate_list
 from mtd_jax.model import ModelConfig
 from mtd_jax.optimizer import schedule_factor
 from mtd_jax.train import train
-from mtd_jax.workdir import take_workdir
+from mtd_jax.workdir import taken
 
 SMALL = {"widths": (4, 4, 8, 8, 8), "num_heads": 2, "num_layers": 1, "stem_stride": (2, 2), "last_stride": (1, 1)}
 STUDENT = ModelConfig(**SMALL)
@@ -122,6 +124,39 @@ def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_
     assert totals[0] == totals[1]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    train(small_config(corpus), workdir, report=lambda line: None)
+    return workdir
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_a_step_and_nothing_is_lost(number, code, corpus, undisturbed, tmp_path, monkeypatch):
+    def send_before_step_2(self, step, metrics):
+        after_dispatch(self, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) == before  # a second one would act as ever
+
+    before = signal.getsignal(number)
+    after_dispatch = train_module.Progress.after_dispatch
+    monkeypatch.setattr(train_module.Progress, "after_dispatch", send_before_step_2)
+    with pytest.raises(Interrupted, match=rf"{number.name}: step [23] of 4 is saved in .*; the same comm") as stop:
+        train(small_config(corpus), tmp_path, report=lambda line: None)
+    monkeypatch.undo()
+    assert stop.value.exit_code == code
+    assert signal.getsignal(number) == before
+    said = []
+    train(small_config(corpus), tmp_path, report=said.append)
+    assert said[0].startswith("resumed from step")
+    whole, broken = weights(undisturbed, 4), weights(tmp_path, 4)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], broken[name], err_msg=name)
+    totals = [[row["total"] for row in lines(run) if "total" in row] for run in (undisturbed, tmp_path)]
+    assert totals[0] == totals[1]
+
+
 def test_running_again_after_the_end_changes_nothing(corpus, teacher):
     said = []
     config = small_config(corpus)
@@ -163,11 +198,10 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
 
 
 def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
-    lock = take_workdir(tmp_path)
-    with pytest.raises(UserError, match="another run is writing"):
+    with taken(tmp_path), pytest.raises(UserError, match="another run is writing"):
         train(small_config(corpus), tmp_path, report=lambda line: None)
-    lock.close()
-    take_workdir(tmp_path).close()
+    with taken(tmp_path):
+        pass
 
 
 def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corpus, teacher, tmp_path):
