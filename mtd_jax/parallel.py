@@ -4,6 +4,7 @@ import concurrent.futures.process
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -62,7 +63,7 @@ def run_jobs(
 def _run_until_crash(do, jobs: dict, workers: int, start_worker) -> Iterator[tuple[int, Result]]:
     # Not forked: the parent may hold JAX's threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (start_worker,)) as pool:
         futures = {pool.submit(do, job): number for number, job in jobs.items()}
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -74,6 +75,12 @@ def _run_until_crash(do, jobs: dict, workers: int, start_worker) -> Iterator[tup
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _begin(start_worker) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once, without a traceback of its own
+    if start_worker is not None:
+        start_worker()
 
 
 @contextlib.contextmanager
