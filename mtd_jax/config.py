@@ -11,6 +11,7 @@ import ml_collections
 from mtd_jax.data.source import FORMATS
 from mtd_jax.errors import UserError
 from mtd_jax.model import ENCODERS, ModelConfig
+from mtd_jax.sharding import mesh_shape
 
 LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")
 SCHEDULES = ("constant", "stepwise", "cosine")
@@ -58,7 +59,10 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
                 "weight_decay": 0.0,
                 "clip_norm": 0.0,  # of the model's gradient; 0: not clipped
             },
-            "mesh": {"data": -1},  # devices along the data axis; -1: all
+            "mesh": {
+                "data": -1,  # devices along the data axis; -1: all that fsdp leaves
+                "fsdp": 1,  # devices that share each kernel and its optimiser state, see sharding.kernel_spec
+            },
             "val_batch_size": 128,
             "val_pairs_per_clip": 1,
             "evaluation": {  # of --mode=evaluate
@@ -76,8 +80,11 @@ def model_config(config) -> ModelConfig:
     return ModelConfig(**config.model.to_dict())
 
 
-def validate(config, num_devices: int):
-    """Raises `UserError` on any field that cannot work, before anything is read or compiled."""
+def validate(config, num_devices: int, num_processes: int = 1):
+    """Raises `UserError` on any field that cannot work, before anything is read or compiled.
+
+    Args: num_devices: of all num_processes processes together.
+    """
     model_config(config)
     _check(config.loss.name in LOSSES, "loss.name", f"one of {', '.join(LOSSES)}", config.loss.name)
     _check(
@@ -129,12 +136,20 @@ def validate(config, num_devices: int):
         _check(
             not relational or config.batch_size > 1, "batch_size", "2 or more for kd and rkd", config.batch_size
         )
-    devices = num_devices if config.mesh.data == -1 else config.mesh.data
-    _check(
-        1 <= devices <= num_devices, "mesh.data", f"-1 or 1 to {num_devices}, the devices here", config.mesh.data
-    )
+    _check_mesh(config, num_devices, num_processes)
+
+
+def _check_mesh(config, num_devices: int, num_processes: int):
+    fsdp, there = config.mesh.fsdp, f"the {num_devices} devices here"
+    _check(fsdp >= 1 and num_devices % fsdp == 0, "mesh.fsdp", f"a divisor of {there}", fsdp)
+    fits = config.mesh.data == -1 or 1 <= config.mesh.data * fsdp <= num_devices
+    _check(fits, "mesh.data", f"-1 or 1 to {num_devices // fsdp} with fsdp {fsdp}, for {there}", config.mesh.data)
+    data, fsdp = mesh_shape(config.mesh, num_devices)
+    all_or_one = num_processes == 1 or data * fsdp == num_devices
+    _check(all_or_one, "mesh.data", f"-1 with {num_processes} processes: all devices take part", config.mesh.data)
     for name in ("batch_size", "val_batch_size"):
-        _check(config[name] % devices == 0, name, f"a multiple of the {devices} devices of the mesh", config[name])
+        expected = f"a multiple of the {data * fsdp} devices of the mesh"
+        _check(config[name] % (data * fsdp) == 0, name, expected, config[name])
 
 
 def _check(condition, field, expected, got):

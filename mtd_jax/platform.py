@@ -20,9 +20,10 @@ def prepare():
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-    """What to pass to `jax.jit(compiler_options=…)` for this backend; nothing if its compiler does not know it."""
-    if jax.default_backend() != "cpu":
+def compiler_options(platform: str) -> dict[str, str]:
+    """What to pass to `jax.jit(compiler_options=…)` for "cpu", "gpu" or "tpu"; nothing where the compiler does not
+    know it."""
+    if platform != "cpu":
         return {}
     try:
         jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS)(0)

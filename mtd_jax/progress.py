@@ -15,18 +15,20 @@ class Progress:
         self._config, self._writer, self._report, self._manager = config, writer, report, manager
         self._factor, self._total_steps = factor, total_steps
         self._pending = None
+        self.signal = 0  # the number of a signal that any process has received, known to all after the same step
         self._logged, self._logged_at, self._skipped = first, time.monotonic(), 0
 
-    def after_dispatch(self, step, metrics, skipped):
+    def after_dispatch(self, step, metrics):
         self.catch_up()
         self._pending = (step, metrics)
-        self._skipped += skipped
 
     def catch_up(self):
         """Looks at the metrics of the last dispatched step."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
+        self._skipped += int(metrics.pop("skipped_clips"))
+        self.signal = max(self.signal, int(metrics.pop("signal")))
         total = float(metrics["total"])
         if not np.isfinite(total) or not np.isfinite(metrics["gradient_norm"]):
             self._manager.wait_until_finished()

@@ -5,12 +5,14 @@ import json
 import re
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from mtd_jax.arrays import check_cover
 from mtd_jax.checkpoint import describe
 from mtd_jax.errors import UserError
+from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
@@ -22,6 +24,7 @@ _MAY_CHANGE = (
     "data/format",
     "data/workers",
     "mesh/data",
+    "mesh/fsdp",
     "val_batch_size",
     "log_every",
     "checkpoint_every",
@@ -73,8 +76,10 @@ def writing(manager: ocp.CheckpointManager):
         ) from error
 
 
-def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, sharding) -> tuple[TrainState, dict]:
-    """The latest state of the run, and its description as from `save_run`; `state` gives the structure.
+def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tuple[TrainState, dict]:
+    """The latest state of the run, and its description as from `save_run`.
+
+    Args: state: gives the structure, and each array's sharding, whatever mesh wrote the checkpoint.
 
     Raises:
       UserError: if the checkpoint was made with another configuration; the message names the fields.
@@ -87,7 +92,7 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
     wanted = {"model": _nested(arrays), "training": _named_leaves(state.optimizer)}
     if state.learned:
         wanted["loss"] = state.learned
-    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), wanted)
+    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted)
     found = manager.item_metadata(step)
     for item, target in targets.items():
         expected, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, found[item].tree))
@@ -98,7 +103,7 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config, shard
     leaves = list(_named_leaves(state.optimizer))
     optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), [restored.training[n] for n in leaves])
     restored_state = TrainState(
-        step=jax.device_put(state.step * 0 + step, sharding),
+        step=place(np.int32(step), state.step.sharding.mesh),
         params={name: model[name] for name in state.params},
         statistics={name: model[name] for name in state.statistics},
         learned=restored.loss if state.learned else {},

@@ -1,6 +1,7 @@
-"""One training step and one evaluation step, as pure functions of (run, state, batch)."""
+"""One training step and one evaluation step, as pure functions of (run, state, batch), and compiled for a mesh."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,19 +14,22 @@ from mtd_jax.audio import log_mel
 from mtd_jax.losses import bce
 from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.objective import Objective
+from mtd_jax.platform import compiler_options
+from mtd_jax.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 
 F1_REFERENCE_THRESHOLD = 0.5  # the published code compares the logit, not the probability, with 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays fixed during a run: the static argument of the steps."""
+    """What stays fixed during a run: the static argument of the steps. Without a mesh they run on one device."""
 
     model: ModelConfig
     teacher: ModelConfig | None
     objective: Objective
     optimizer: optax.GradientTransformation
     seed: int
+    mesh: jax.sharding.Mesh | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +53,12 @@ class TrainState:
 
 def initial_state(run: Run, model: SyncModel) -> TrainState:
     """The state before the first step."""
-    params, statistics = split_statistics(model_arrays(model))
+    return state_of(run, model_arrays(model))
+
+
+def state_of(run: Run, arrays: dict) -> TrainState:
+    """The state before the first step, from the arrays of the model. Pure: `jax.eval_shape` gives its shapes."""
+    params, statistics = split_statistics(arrays)
     learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
     optimizer = run.optimizer.init({"model": params, "loss": learned})
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
@@ -65,14 +74,15 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
     Returns:
       The next state, and {name: float32 scalar}: total, its parts, gradient norm.
     """
-    mel = training_mel(batch["audio"])
+    mel = by_rows(training_mel, run.mesh)(batch["audio"])
     teacher = None
     if run.teacher is not None:
-        teacher = score_grid(bind(run.teacher, teacher_arrays), batch["frames"], mel)
+        teacher = score_grid(bind(run.teacher, gathered(teacher_arrays, run.mesh)), batch["frames"], mel)
     # Folding in the step makes a resumed run draw what an undisturbed one would.
     key = jax.random.fold_in(jax.random.key(run.seed), state.step)
 
     def loss(trained):
+        trained = gathered(trained, run.mesh)
         model = bind(run.model, trained["model"] | state.statistics)
         student = score_grid(model, batch["frames"], mel, train=True, rngs=nnx.Rngs(dropout=key))
         total, parts = run.objective(student, teacher, batch["labels"], trained["loss"])
@@ -80,10 +90,37 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
 
     trained = {"model": state.params, "loss": state.learned}
     (total, (parts, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+    gradients = scattered(gradients, run.mesh)
     updates, optimizer = run.optimizer.update(gradients, state.optimizer, trained)
     trained = optax.apply_updates(trained, updates)
     metrics = {"total": total, **parts, "gradient_norm": optax.tree.norm(gradients["model"])}
     return TrainState(state.step + 1, trained["model"], statistics, trained["loss"], optimizer), metrics
+
+
+def logged_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
+    """`train_step` on a batch that also has skipped and signal, int32 (B,): clips left out of a row, and the number
+    of a signal that asks its process to stop. The metrics get the sum of the one and the largest of the other."""
+    skipped, signal = batch["skipped"], batch["signal"]
+    state, metrics = train_step(run, state, teacher_arrays, batch)
+    return state, metrics | {"skipped_clips": jnp.sum(skipped), "signal": jnp.max(signal)}
+
+
+def compile_steps(run: Run, state: TrainState, teacher_arrays: dict):
+    """(`logged_step`, `eval_step`) compiled for run.mesh, without their first argument.
+
+    Args: state, teacher_arrays: with the shapes to come; `jax.eval_shape` will do.
+    """
+    placed, teacher = (shardings(tree, run.mesh) for tree in (state, teacher_arrays))
+    rows, whole = split_rows(run.mesh), replicate(run.mesh)
+    train_fn = jax.jit(
+        functools.partial(logged_step, run),
+        in_shardings=(placed, teacher, rows),
+        out_shardings=(placed, whole),
+        donate_argnums=0,
+        compiler_options=compiler_options(run.mesh.devices.flat[0].platform),
+    )
+    eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(placed, rows), out_shardings=whole)
+    return train_fn, eval_fn
 
 
 def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
@@ -91,8 +128,8 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
 
     Returns {"pairs", "loss", "right", and true/false positives and false negatives at both thresholds}.
     """
-    model = bind(run.model, state.params | state.statistics)
-    logits, _ = score_grid(model, batch["frames"], training_mel(batch["audio"]))
+    model = bind(run.model, gathered(state.params, run.mesh) | state.statistics)
+    logits, _ = score_grid(model, batch["frames"], by_rows(training_mel, run.mesh)(batch["audio"]))
     logits, labels, valid = logits[:, 0, 0], batch["labels"][:, 0, 0], batch["valid"].astype(jnp.float32)
     losses = jax.vmap(lambda logit, label: bce(logit[None], label[None]))(logits, labels)
     sums = {"pairs": jnp.sum(valid), "loss": jnp.sum(valid * losses)}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import functools
 import time
 import zlib
 
@@ -21,11 +20,10 @@ from mtd_jax.metrics import MetricWriter
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.platform import compiler_options
 from mtd_jax.progress import Progress
 from mtd_jax.resume import restore_run, save_run, writing
-from mtd_jax.sharding import make_mesh, put_batch, replicate, split_rows
-from mtd_jax.step import Run, eval_step, initial_state, train_step
+from mtd_jax.sharding import make_mesh, place, put_batch
+from mtd_jax.step import Run, compile_steps, initial_state
 
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
@@ -63,19 +61,11 @@ def train(config, workdir, report=print) -> dict:
         objective=Objective.from_config(config.loss),
         optimizer=make_optimizer(config.optimizer, factor),
         seed=config.seed,
+        mesh=make_mesh(config.mesh),
     )
-    mesh = make_mesh(config.mesh.data)
-    whole, rows = replicate(mesh), split_rows(mesh)
-    state = jax.device_put(initial_state(run, create_model(run.model, config.seed)), whole)
-    teacher_arrays = jax.device_put(model_arrays(teacher), whole) if teacher else {}
-    step_fn = jax.jit(
-        functools.partial(train_step, run),
-        in_shardings=(whole, whole, rows),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
-    eval_fn = jax.jit(functools.partial(eval_step, run), in_shardings=(whole, rows), out_shardings=whole)
+    state = place(initial_state(run, create_model(run.model, config.seed)), run.mesh)
+    teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
+    step_fn, eval_fn = compile_steps(run, state, teacher_arrays)
 
     workdir = epath.Path(workdir)
     lock = lock_workdir(workdir)  # held until the process or this function ends  # noqa: F841
@@ -88,7 +78,7 @@ def train(config, workdir, report=print) -> dict:
     )
     with open_manager(workdir / "checkpoints") as manager:
         if manager.latest_step() is not None:
-            state, description = restore_run(manager, state, config, whole)
+            state, description = restore_run(manager, state, config)
             batches.set_state(description["data"])
             started -= description["train_seconds"]
             report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
@@ -98,16 +88,15 @@ def train(config, workdir, report=print) -> dict:
         validation = None
         try:
             for step in range(first + 1, total_steps + 1):
-                batch = next(batches)
-                skipped = int(batch.pop("skipped").sum())
-                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, mesh))
-                progress.after_dispatch(step, metrics, skipped)
+                batch = next(batches) | {"signal": np.zeros(config.batch_size, np.int32)}
+                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, run.mesh))
+                progress.after_dispatch(step, metrics)
                 epoch_ends = step % steps_per_epoch == 0
                 if not epoch_ends and not (config.checkpoint_every and step % config.checkpoint_every == 0):
                     continue
                 progress.catch_up()  # never save what came of a loss that is not finite
                 if epoch_ends:
-                    validation = validate_epoch(config, val_clips, eval_fn, state, mesh)
+                    validation = validate_epoch(config, val_clips, eval_fn, state, run.mesh)
                     progress.epoch(step, step // steps_per_epoch, validation)
                 seconds = time.monotonic() - started
                 metrics = validation if epoch_ends else None

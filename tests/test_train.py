@@ -100,8 +100,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_
 
     after_dispatch = train_module.Progress.after_dispatch
 
-    def kill_at_step_4(self, step, metrics, skipped):
-        after_dispatch(self, step, metrics, skipped)
+    def kill_at_step_4(self, step, metrics):
+        after_dispatch(self, step, metrics)
         if step == 4:
             raise Killed
 
@@ -253,7 +253,9 @@ def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
         ("optimizer.decay_rate", 0.0, r"\(0, 1\]"),
         ("batch_size", 0, "at least 1"),
         ("batch_size", 3, "a multiple of the 2 devices"),
-        ("mesh.data", 3, "the devices here"),
+        ("mesh.data", 3, "the 2 devices here"),
+        ("mesh.fsdp", 3, "a divisor of the 2 devices"),
+        ("mesh.fsdp", 0, "a divisor of the 2 devices"),
         ("loss.name", "mse", "one of bce"),
         ("loss.name", "mtd", "needs a teacher"),
         ("loss.temperature", 0.0, "more than 0"),

@@ -1,0 +1,166 @@
+"""Compiles the distillation step and the validation step for TPU slices that need not be there.
+
+    pip install libtpu
+    python -m benchmarks.tpu_compile --slices=v5e:2x4,v5e:16x16 --fsdp=1 --clips_per_chip=8
+
+Prints per chip what the compiler reports: memory, floating-point operations, bytes moved in memory, and every kind
+of collective operation with its count and bytes; fails if one is not as designed. A training step of the full size takes minutes to compile.
+"""
+
+import json
+import os
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # this process's own arrays; the TPUs are described, not opened
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor looked for
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from absl import app, flags  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from benchmarks.collectives import collectives  # noqa: E402
+from configs import distill  # noqa: E402
+from mtd_jax.arrays import abstract_arrays  # noqa: E402
+from mtd_jax.config import model_config  # noqa: E402
+from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
+from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
+from mtd_jax.objective import Objective  # noqa: E402
+from mtd_jax.optimizer import make_optimizer, schedule_factor  # noqa: E402
+from mtd_jax.sharding import make_mesh  # noqa: E402
+from mtd_jax.step import Run, compile_steps, state_of  # noqa: E402
+
+SLICES = flags.DEFINE_list("slices", ["v5e:2x4"], "TPU slices, as libtpu names them.")
+FSDP = flags.DEFINE_list(
+    "fsdp", ["1"], "Chips along the fsdp axis, the others being along data; several: in turn."
+)
+CLIPS_PER_CHIP = flags.DEFINE_integer("clips_per_chip", 8, "Pairs per chip and step.", lower_bound=1)
+STEPS = flags.DEFINE_list("steps", ["train", "validate"], "What to compile.")
+TINY = flags.DEFINE_boolean("tiny", False, "Models of a layer per encoder, to try things on.")
+JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
+
+HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
+LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
+
+
+def main(_):
+    # Less time for the compiler's search; memory and collectives come out alike.
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    reports = []
+    for slice_name in SLICES.value:
+        devices = topologies.get_topology_desc(slice_name, "tpu").devices
+        for run in (make_run(devices, int(fsdp)) for fsdp in FSDP.value):
+            for step in STEPS.value:
+                reports.append({"slice": slice_name} | report(run, devices, step))
+                print_report(reports[-1])
+                if JSON.value:
+                    with open(JSON.value, "w") as file:
+                        json.dump(reports, file, indent=1)
+    found = [f"{r['slice']}, {r['mesh']}, {r['step']}: {line}" for r in reports for line in violations(r)]
+    print("\n".join(found) or "collectives and memory are as the design says")
+    return 1 if found else 0
+
+
+def make_run(devices, fsdp: int) -> Run:
+    """The published distillation in bfloat16 on a mesh of these devices."""
+    config = distill.get_config("tiny" if TINY.value else "")
+    config.model.compute_dtype = "bfloat16"
+    config.mesh.fsdp = fsdp
+    sizes = {}
+    if TINY.value:
+        config.model.update(num_layers=1, num_heads=2)
+        sizes = {"widths": (8, 8, 16, 16, 32), "num_layers": 1, "num_heads": 2}
+    named = ModelConfig.tiny if TINY.value else ModelConfig.vocalist
+    factor = schedule_factor(config.optimizer, LRS2_PRETRAIN_STEPS, config.epochs * LRS2_PRETRAIN_STEPS)
+    return Run(
+        model=model_config(config),
+        teacher=named(compute_dtype="bfloat16", **sizes),
+        objective=Objective.from_config(config.loss),
+        optimizer=make_optimizer(config.optimizer, factor),
+        seed=config.seed,
+        mesh=make_mesh(config.mesh, devices),
+    )
+
+
+def report(run: Run, devices, step: str) -> dict:
+    """What the compiler says of one step."""
+    rows = CLIPS_PER_CHIP.value * len(devices)
+    arrays, teacher = abstract_arrays(run.model), abstract_arrays(run.teacher)
+    state = jax.eval_shape(lambda arrays: state_of(run, arrays), arrays)
+    train_fn, validate_fn = compile_steps(run, state, teacher)
+    batch = abstract_batch(rows, run.model.window_frames, step)
+    started = time.perf_counter()
+    lowered = train_fn.lower(state, teacher, batch) if step == "train" else validate_fn.lower(state, batch)
+    compiled = lowered.compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return {
+        "chips": len(devices),
+        "hosts": len({device.process_index for device in devices}),
+        "mesh": dict(run.mesh.shape),
+        "step": step,
+        "rows": rows,
+        "compile_seconds": time.perf_counter() - started,
+        "memory_bytes": {
+            "arguments": memory.argument_size_in_bytes,
+            "outputs beside them": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+            "program": memory.generated_code_size_in_bytes,
+        },
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "collectives": collectives(compiled.as_text()),
+        "trained_bytes": sum(4 * array.size for array in state.params.values()),
+        "teacher_bytes": sum(4 * array.size for array in teacher.values()),
+    }
+
+
+def violations(figures: dict) -> list[str]:
+    """What in a report is not as designed: kernels, gradients, BatchNorm and losses travel, never rows."""
+    kinds, trained = figures["collectives"], figures["trained_bytes"]
+    kernels = trained + figures["teacher_bytes"] if figures["step"] == "train" else trained
+    # Kernels go both ways in up to four times their size: XLA prefers to send some with their taps unfolded
+    # (`conv3d.py`), and gathers the student's for the backward pass again.
+    allowed = {"all-reduce": 4 * trained if figures["step"] == "train" else 1000}
+    if figures["mesh"]["fsdp"] > 1:
+        allowed |= {"all-gather": 4 * kernels, "reduce-scatter": allowed["all-reduce"]}
+    lines = [
+        f"{kind}: {found['bytes']:,} bytes, expected at most {allowed.get(kind, 0):,}"
+        for kind, found in kinds.items()
+        if found["bytes"] > allowed.get(kind, 0)
+    ]
+    memory, there = sum(figures["memory_bytes"].values()), HBM_GIB[figures["slice"].split(":")[0]] * 2**30
+    if memory > there:
+        lines.append(f"memory: {memory:,} bytes, a chip has {there:,}")
+    return lines
+
+
+def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
+    """A batch of one pair per row, as shapes; see `pipeline` and `step.logged_step`."""
+    shape = jax.ShapeDtypeStruct
+    batch = {
+        "frames": shape((rows, 1, window_frames, *FRAME_SHAPE), jnp.uint8),
+        "audio": shape((rows, 1, window_frames * SAMPLES_PER_FRAME), jnp.int16),
+        "labels": shape((rows, 1, 1), jnp.float32),
+    }
+    counts = {"skipped": shape((rows,), jnp.int32), "signal": shape((rows,), jnp.int32)}
+    return batch | (counts if step == "train" else {"valid": shape((rows,), jnp.bool_)})
+
+
+def print_report(figures: dict):
+    mesh = " × ".join(f"{name} {size}" for name, size in figures["mesh"].items())
+    title = f"{figures['slice']} ({mesh}), {figures['step']} step on {figures['rows']} pairs; per chip"
+    table = Table("", "", title=title, title_justify="left")
+    for name, size in figures["memory_bytes"].items():
+        table.add_row(f"memory: {name}", f"{size / 1e6:,.0f} MB")
+    table.add_row("floating-point operations", f"{figures['flops'] / 1e9:,.0f} G")
+    table.add_row("bytes accessed", f"{figures['bytes_accessed'] / 1e9:,.1f} GB")
+    for kind, found in figures["collectives"].items():
+        table.add_row(kind, f"{found['count']}, {found['bytes'] / 1e6:,.2f} MB in all")
+    table.add_row("compiled in", f"{figures['compile_seconds']:.0f} s")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)
