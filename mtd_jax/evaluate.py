@@ -10,6 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mtd_jax.checkpoint import load_model
+from mtd_jax.data.ahead import ReadAhead
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
@@ -45,8 +46,9 @@ def evaluate(
 
     Returns:
       {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
-      "skipped": {reason: count}}, beside "accuracy" also "accuracy_within_5_frames" where the protocol has two
-      tolerances. A clip's offset_frames is the median over its windows at the longest context.
+      "skipped": {reason: count}, "seconds_waiting_for_clips": how long reading held up the scoring}, beside
+      "accuracy" also "accuracy_within_5_frames" where the protocol has two tolerances. A clip's offset_frames is
+      the median over its windows at the longest context.
 
     Raises:
       UserError: if no clip could be scored.
@@ -54,20 +56,21 @@ def evaluate(
     protocol = protocol or lrs2(model.config.window_frames)
     clips, skipped = [], {reason: len(names) for reason, names in source.skipped.items()}
     quiet = not progress or not Console().is_terminal
-    for index in track(range(len(source)), description="scoring", disable=quiet, transient=True):
-        clip = source[index]
-        try:
-            frames = clip.frames[: clip.num_frames]
-            # The whole waveform: its last mel columns reach beyond the last frame.
-            waveform = clip.waveform[: len(clip.waveform)]
-        except UnusableClip as error:
-            skipped[error.reason] = skipped.get(error.reason, 0) + 1
+    reading = ReadAhead(source)
+    for clip in track(reading, total=len(source), description="scoring", disable=quiet, transient=True):
+        if isinstance(clip, UnusableClip):
+            skipped[clip.reason] = skipped.get(clip.reason, 0) + 1
             continue
-        scores = score_clip(model, frames, waveform, reference_edges=reference_edges)
+        scores = score_clip(model, clip.frames, clip.waveform, reference_edges=reference_edges)
         clips.append({"name": clip.name, "windows": len(scores), **protocol.measure(scores)})
     if not clips:
         raise UserError(f"none of the clips could be scored; left out: {skipped}")
-    return {**protocol.means(clips), "clips": clips, "skipped": skipped}
+    return {
+        **protocol.means(clips),
+        "clips": clips,
+        "skipped": skipped,
+        "seconds_waiting_for_clips": reading.seconds_waiting,
+    }
 
 
 def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
