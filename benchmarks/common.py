@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,22 @@ from rich.table import Table
 
 
 def machine() -> dict:
-    """Processor, cores, and what else kept them busy when this was called."""
+    """Processor, cores, and what else kept them busy when this was called; JAX's devices where it is in use."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
+    devices = {}
+    if "jax" in sys.modules:
+        found = sys.modules["jax"].devices()
+        devices = {"backend": found[0].platform, "device": found[0].device_kind, "devices": len(found)}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-    }
+    } | devices
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -219,7 +219,10 @@ class TorchSyncModel(nn.Module):
         av, av_attention, av_values = self.av_transformer(audio, video)
         va, va_attention, va_values = self.va_transformer(video, audio)
         fusion, fusion_attention, fusion_values = self.mem_transformer(av, va)
-        logits = self.classifier(torch.tanh(self.fc(fusion.amax(1)))).squeeze(-1)
+        # Not amax, whose gradient compares with values that torch.compile computes again, unrounded under bfloat16
+        # autocast: none is equal, and 0/0 makes all gradients below NaN (torch 2.13).
+        largest = fusion.max(1).values
+        logits = self.classifier(torch.tanh(self.fc(largest))).squeeze(-1)
         attention_logits = {"fusion": fusion_attention, "av": av_attention, "va": va_attention}
         value_logits = {"fusion": fusion_values, "av": av_values, "va": va_values}
         return logits, TorchFeatures(video, audio, av, va, fusion, attention_logits, value_logits)

@@ -1,0 +1,86 @@
+"""The benchmarks' PyTorch step is this package's; their constants are the networks'; the evaluation runs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import step_ways
+from benchmarks.step_ways import NO_DROPOUT, Sizes, largest_difference, our_way, torch_way
+from configs import distill
+from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIZES = Sizes(batch_size=4, tiny=True, changes=NO_DROPOUT)
+
+
+@pytest.fixture(scope="module")
+def quick_learning():
+    """A rate at which three updates change the losses, so that a wrong update would show."""
+    config = distill.get_config()
+    config.optimizer.schedule = "constant"
+    config.optimizer.learning_rate = config.optimizer.loss_learning_rate = 1e-4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_ways.distill, "get_config", lambda: config)
+        yield
+
+
+def three_steps(way) -> list[dict]:
+    """Losses of three steps on the same batch."""
+    return [{part: float(loss) for part, loss in way.step(0).items()} for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def ours(quick_learning):
+    return three_steps(our_way(SIZES, "float32"))
+
+
+@pytest.mark.parametrize("form", [{}, {"channels_last": True, "fused": True}])
+def test_pytorch_takes_the_same_steps(form, ours, quick_learning):
+    assert ours[0]["bce"] - ours[2]["bce"] > 0.01 * ours[0]["bce"]  # a hundred times the tolerance
+    peer = three_steps(torch_way(SIZES, form))
+    for mine, theirs in zip(ours, peer, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    assert largest_difference(peer, ours) < 1e-4
+
+
+def test_autocast_is_near_and_not_the_same(ours, quick_learning):
+    difference = largest_difference(three_steps(torch_way(SIZES, {"bfloat16": True})), ours)
+    assert 1e-4 < difference < 0.1
+
+
+def test_a_loss_that_is_not_finite_is_no_match(ours):
+    broken = [ours[0], ours[1] | {"value": float("nan")}, ours[2]]
+    assert largest_difference(broken, ours) == float("inf")
+    other = [step | {"attention": step["attention"] + 0.1} for step in ours]
+    assert largest_difference(other, ours) == pytest.approx(
+        max(0.1 / (step["bce"] + step["attention"] + step["value"]) for step in ours)
+    )
+
+
+def test_operations_of_a_sample_are_those_of_the_networks():
+    counts = []
+    for widths in (TEACHER_WIDTHS, STUDENT_WIDTHS):
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin = TorchSyncModel(widths, "rgb255").eval()
+            twin(torch.zeros(1, 5, 48, 96, 3, dtype=torch.uint8), torch.zeros(1, 16, 80))
+        counts.append(counter.get_total_flops() / 1e9)
+    assert pytest.approx(counts[0] + 3 * counts[1], rel=0.01) == step_ways.GFLOP_PER_SAMPLE
+
+
+@pytest.mark.slow
+def test_evaluation_runs_from_files(tmp_path):
+    command = ["--tiny", "--clips=3", "--distinct=2", "--repeats=1", f"--corpus={tmp_path}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.evaluate", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert (figures["clips"], figures["frames"]) == (3, 3 * 36)
+    assert 0 < figures["waiting_seconds"]["median"] < figures["seconds"]["median"]
+    assert figures["machine"]["device"] and np.isfinite(figures["compile_seconds"])
