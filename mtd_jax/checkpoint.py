@@ -21,17 +21,39 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
+from mtd_jax import peers
 from mtd_jax.arrays import abstract_arrays, bind, check_cover, model_arrays
 from mtd_jax.audio import MEL_SETTINGS
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig, SyncModel
 
 FORMAT = 1
-# Orbax's warnings tell developers about handlers and metrics, not users about their files.
-logging.getLogger("absl").addFilter(
-    lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
-)
 BEST_METRIC = "val_loss"
+
+
+def cannot_write(error: Exception, directory) -> str:
+    """One line for a checkpoint that could not be written."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    advice = "earlier ones are intact: make room, then run the same command again"
+    return f"cannot write a checkpoint to {directory} ({reason}); {advice}"
+
+
+def _for_users(record: logging.LogRecord) -> bool:
+    """Keeps what orbax logs for developers from users; what it fails to write reaches them as an exception.
+
+    With several processes that takes minutes, in which all wait for each other to finish a checkpoint that one of
+    them cannot write. There, all end with the record.
+    """
+    if "orbax" not in record.pathname:
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, (OSError, ValueError)):
+        return record.levelno >= logging.ERROR
+    peers.end_all(f"error: {cannot_write(error, getattr(error, 'filename', None) or 'the work directory')}", 1)
+    return False
+
+
+logging.getLogger("absl").addFilter(_for_users)
 
 
 def describe(config: ModelConfig, step: int, source: str) -> dict:

@@ -58,24 +58,28 @@ def watch(index: int, count: int, where: dict, server: socket.socket | None, als
 
 
 def leave(line: str, code: int) -> int:
-    """Prints the line on stderr, returns the code. With other processes: tells them, and ends this one at once."""
-    if _watch is not None:
-        _watch.end(line, code, told=line.replace("error:", f"error: process {_watch.index}:", 1))
+    """Prints the line on stderr and returns the code, to end with; with other processes, see `end_all`."""
+    end_all(line, code)
     print(line, file=sys.stderr)
     return code
+
+
+def end_all(line: str, code: int):
+    """With other processes, prints the line, tells them, and ends this one at once; alone, does nothing."""
+    if _watch is not None:
+        _watch.end(line, code, told=line.replace("error:", f"error: process {_watch.index}:", 1))
 
 
 @contextlib.contextmanager
 def all_or_none():
     """With other processes: an exception that means failure ends all of them here, before anything waits for them.
 
-    What a process meets when another one dies is an exception, too; then the death is what gets reported.
+    What a process meets when another one dies is such an exception, too; then the death is what gets reported.
     """
     try:
         yield
     except (UserError, OSError) as error:
-        if _watch is not None:
-            leave(in_one_line(error), 1)
+        end_all(in_one_line(error), 1)
         raise
     except Interrupted:
         raise
@@ -83,7 +87,7 @@ def all_or_none():
         if _watch is not None:
             time.sleep(_GRACE_SECONDS)
             sys.excepthook(*sys.exc_info())
-            leave("error: failed, see above", 1)
+            end_all("error: failed, see above", 1)
         raise
 
 

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from mtd_jax.arrays import check_cover, model_arrays
-from mtd_jax.checkpoint import describe
+from mtd_jax.checkpoint import cannot_write, describe
 from mtd_jax.errors import UserError
 from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
@@ -88,11 +88,7 @@ def writing(manager: ocp.CheckpointManager):
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"cannot write a checkpoint to {manager.directory} ({reason}); earlier ones are intact: make room, "
-            "then run the same command again"
-        ) from error
+        raise UserError(cannot_write(error, manager.directory)) from error
 
 
 def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tuple[TrainState, dict]:

@@ -48,7 +48,7 @@ def train(config, workdir, report=print) -> dict:
     Raises:
       UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
         another configuration, or a loss that is not finite.
-      Interrupted: after SIGTERM or Ctrl-C to any of the processes, with a checkpoint of the step it came in.
+      Interrupted: after SIGTERM or Ctrl-C to any of the processes; all have saved the same step, soon after it.
     """
     started = time.monotonic()
     shard = Shard(jax.process_index(), jax.process_count())

@@ -1,0 +1,18 @@
+"""A training that is killed in three ways ends with the same bits as one that is left alone."""
+
+import pytest
+
+from benchmarks.soak import KINDS, SoakError, compare, soak
+
+
+@pytest.mark.slow
+def test_kills_leave_no_trace(tmp_path):
+    assert soak(tmp_path, kills=3, seed=0) == dict.fromkeys(KINDS, 1)
+
+
+def test_a_difference_is_noticed(tmp_path):
+    for run, loss in (("alone", 1.0), ("killed", 2.0)):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "metrics.jsonl").write_text(f'{{"step": 1, "total": {loss}}}\n')
+    with pytest.raises(SoakError, match="logged steps differ"):
+        compare(tmp_path / "alone", tmp_path / "killed")
