@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 from mtd_jax import infer_flags, peers, process_flags
 from mtd_jax.errors import Interrupted, UserError, in_one_line
+from mtd_jax.signals import end_at_once_on_sigterm
 
 MODES = ("demo", "train", "evaluate", "infer", "preprocess", "synthesize")
 MODE = flags.DEFINE_enum("mode", "demo", MODES, "What to do. The demo needs no other flag.")
@@ -53,6 +54,7 @@ def main(_):
     if MODE.value == "demo":
         demo.demo(WORKDIR.value or "workdir", SEED.value)
     elif MODE.value == "train":
+        end_at_once_on_sigterm()
         train.train(needed(CONFIG), needed(WORKDIR))
     elif MODE.value == "infer":
         from mtd_jax.measure import measure
@@ -100,6 +102,8 @@ def run(argv) -> int:
     except Interrupted as stop:
         peers.finish(str(stop))
         return stop.exit_code
+    except ImportError as error:  # what a remote path needs beside requirements.txt
+        return peers.leave(f"error: {error}", 1)
     except KeyboardInterrupt:
         return peers.leave("error: interrupted", 130)
     return 0

@@ -3,11 +3,14 @@
 One process is the default and needs nothing of this.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import re
+import sys
+import threading
 
 import jax
 import numpy as np
@@ -20,6 +23,7 @@ from mtd_jax.errors import UserError
 # JAX's own heartbeats notice late, but also what keeps the connections of `peers` open.
 _HEARTBEAT_SECONDS = 100
 _START_SECONDS = 300
+_NOTICE_SECONDS = 10
 _SHUTDOWN_SECONDS = 60
 
 
@@ -46,12 +50,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     # Signals are `signals.Signals`' business: JAX's service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            **options,
-            initialization_timeout=_START_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-        )
+        with _patience():
+            jax.distributed.initialize(
+                **options,
+                initialization_timeout=_START_SECONDS + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         if not options and "should be defined" in str(error):  # chips, but no cluster around them
             return
@@ -68,6 +73,31 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     exchange(None)  # from here on all know of each other
 
 
+@contextlib.contextmanager
+def _patience():
+    """Ends the process when the others do not come: JAX would abort it, with a dump of its stacks."""
+
+    def tell():
+        print("waiting for the other processes", file=sys.stderr)
+
+    def give_up():
+        line = (
+            f"error: the processes did not come together within {_START_SECONDS} s; start all of them, with the "
+        )
+        print(f"{line}the same coordinator and each with its own number", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timers = [threading.Timer(_NOTICE_SECONDS, tell), threading.Timer(_START_SECONDS, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
 def _check_flags(missing, coordinator, num_processes, process_id):
     if missing:
         raise UserError(
@@ -75,7 +105,9 @@ def _check_flags(missing, coordinator, num_processes, process_id):
         )
     if not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator: expected HOST:PORT of process 0, got {coordinator}")
-    if num_processes < 1 or not 0 <= process_id < num_processes:
+    if num_processes < 1:
+        raise UserError(f"--num_processes: expected at least 1, got {num_processes}")
+    if not 0 <= process_id < num_processes:
         expected = f"0 to {num_processes - 1} with --num_processes={num_processes}"
         raise UserError(f"--process_id: expected {expected}, got {process_id}")
 

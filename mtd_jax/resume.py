@@ -101,6 +101,25 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tu
     """
     step = manager.latest_step()
     where = f"{manager.directory}/{step}"
+    with _restoring(manager, where):
+        return _restore(manager, step, where, state, config)
+
+
+@contextlib.contextmanager
+def _restoring(manager, where: str):
+    """Turns what orbax raises for a damaged checkpoint, which can be any exception, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        earlier = sorted(manager.all_steps())[:-1]
+        rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
+        raise UserError(f"{where}: damaged, it cannot be read ({reason}); remove this folder to {rest}") from error
+
+
+def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple[TrainState, dict]:
     description = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
     _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), where)
     arrays = state.params | state.statistics

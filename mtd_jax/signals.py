@@ -11,6 +11,16 @@ _EXIT_CODES = {signal.SIGTERM: GONE, signal.SIGINT: 128 + signal.SIGINT}
 _NOTICE = b"stopping after one more step, with a checkpoint; once more ends it at once\n"
 
 
+def end_at_once_on_sigterm():
+    """For the time in which a run has nothing to save: SIGTERM ends it, to be started again."""
+
+    def end(*_):
+        os.write(2, b"SIGTERM: ended at once; the same command goes on\n")
+        os._exit(GONE)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 class Signals:
     """While it is entered, the first SIGTERM or SIGINT sets `received` to its number; a second one acts as ever.
 

@@ -339,3 +339,19 @@ def test_cosine_schedule_warms_up_and_ends_at_zero():
     factor = jax.vmap(schedule_factor(options, steps_per_epoch=10, total_steps=100))(np.arange(100))
     np.testing.assert_allclose(factor[:10], np.arange(1, 11) / 10, rtol=1e-6)
     assert (np.diff(factor[10:]) < 0).all() and factor[-1] < 1e-3
+
+
+@pytest.mark.parametrize("damaged", ["training", "config/metadata", "model/manifest.ocdbt"])
+def test_a_damaged_checkpoint_is_one_line_that_says_what_to_do(damaged, corpus, tmp_path):
+    config = small_config(corpus)
+    config.checkpoint_every = 1
+    train(config, tmp_path, report=lambda line: None)
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    broken = tmp_path / "checkpoints" / str(steps[-1]) / damaged
+    if broken.is_dir():
+        shutil.rmtree(broken)
+    else:
+        broken.write_text("{")
+    rest = f"go on from step {steps[-2]}" if len(steps) > 1 else "start afresh"
+    with pytest.raises(UserError, match=f"damaged.*remove this folder to {rest}"):
+        train(config, tmp_path, report=lambda line: None)
