@@ -5,7 +5,8 @@
 `DIR/lip_sync_clips/1.0.0` appears when it is complete; train from it with `--config.data.format=tfds
 --config.data.root=DIR`. JPEGs are kept byte for byte. With `--lower_half` only the half that the networks see is
 kept, decoded, cut and encoded again at quality 95: smaller and quicker to decode, but no longer the same pixels.
-An interrupted build goes on from its last finished shard when the command is run again.
+An interrupted build goes on from its last finished shard when the command is run again. Clips are recognised by
+their names and lengths: after changing pictures in place, delete the output first.
 """
 
 import dataclasses
