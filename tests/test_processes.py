@@ -91,7 +91,9 @@ def folder(corpus, tmp_path_factory, smooth):
     folder = tmp_path_factory.mktemp("processes")
     config = small_config(str(corpus), {"model.widths": (4, 4, 8, 8, 16)})
     save_model(folder / "teacher", mtd_jax.create_model(mtd_jax.ModelConfig(**config.model.to_dict()), 1))
-    shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 40, "optimizer.learning_rate": 1e-3}
+    # At the published learning rate. At 1e-3 one device alone, its weights off by 1e-7, drifts by up to 8e-5 in 20
+    # steps, so that nothing could be told; the gradients themselves are compared in test_sharding.py.
+    shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 40, "optimizer.learning_rate": 5e-5}
     # The loss that compares all clips of the global batch with each other.
     shared |= {"loss.name": "rkd", "teacher": str(folder / "teacher")}
 

@@ -46,9 +46,10 @@ batch = {
 }
 batch |= {"skipped": np.ones(8, np.int32), "signal": np.arange(8, dtype=np.int32)}
 out = {}
-for data, fsdp in ((1, 1), (8, 1), (4, 2)):
+for loss, data, fsdp in (("mtd", 1, 1), ("mtd", 8, 1), ("mtd", 4, 2), ("rkd", 1, 1), ("rkd", 4, 2)):
     config.mesh.data, config.mesh.fsdp = data, fsdp
-    run = dataclasses.replace(run, mesh=make_mesh(config.mesh))
+    config.loss.name = loss
+    run = dataclasses.replace(run, mesh=make_mesh(config.mesh), objective=Objective.from_config(config.loss))
     start = initial_state(run, create_model(student, 0))
     teacher_arrays = place(model_arrays(create_model(teacher, 1)), run.mesh)
     state = place(start, run.mesh)
@@ -62,9 +63,9 @@ for data, fsdp in ((1, 1), (8, 1), (4, 2)):
     assert kernel.addressable_shards[0].data.shape == (8, 32 // fsdp)
     state = start  # the placed one was given away
     gradient = {n: state.params[n] - after.params[n] for n in state.params}
-    gradient |= {"learned": state.learned["uncertainty"] - after.learned["uncertainty"]}
+    gradient |= {n: state.learned[n] - after.learned[n] for n in state.learned}
     gradient |= {n: after.statistics[n] for n in after.statistics}
-    out[f"{data}x{fsdp}"] = {"hlo": text,
+    out[f"{loss} {data}x{fsdp}"] = {"hlo": text,
                          "split": [[x.shape for x in arrays.values() if not x.is_fully_replicated]
                                    for arrays in (after.params, teacher_arrays)],
                          "total": float(metrics["total"]),
@@ -81,17 +82,17 @@ def outcome(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-@pytest.fixture(params=["8x1", "4x2"])
+@pytest.fixture(params=["mtd 8x1", "mtd 4x2", "rkd 4x2"])  # rkd compares all clips of the batch with each other
 def arrangement(request):
     return request.param
 
 
 def test_loss_is_the_same_on_eight_devices(outcome, arrangement):
-    assert outcome[arrangement]["total"] == pytest.approx(outcome["1x1"]["total"], rel=1e-5)
+    assert outcome[arrangement]["total"] == pytest.approx(outcome[arrangement[:3] + " 1x1"]["total"], rel=1e-5)
 
 
 def test_gradients_and_batch_statistics_are_the_same_on_eight_devices(outcome, arrangement):
-    one, eight = outcome["1x1"]["arrays"], outcome[arrangement]["arrays"]
+    one, eight = outcome[arrangement[:3] + " 1x1"]["arrays"], outcome[arrangement]["arrays"]
     assert one.keys() == eight.keys() and len(one) > 200
     # A gradient that is 0 but for rounding (a bias before BatchNorm) is compared with the largest of all.
     largest = max(np.abs(values).max() for values in one.values())
@@ -106,12 +107,12 @@ def gathered_shapes(hlo):
 
 
 def test_only_kernels_are_gathered_each_on_its_own(outcome):
-    student, teacher = (collections.Counter(map(tuple, shapes)) for shapes in outcome["4x2"]["split"])
-    gathered = gathered_shapes(outcome["4x2"]["hlo"])
+    student, teacher = (collections.Counter(map(tuple, shapes)) for shapes in outcome["mtd 4x2"]["split"])
+    gathered = gathered_shapes(outcome["mtd 4x2"]["hlo"])
     assert student.total() > 40
     assert student <= gathered <= student + teacher  # the loss does not need all of the teacher
-    assert not gathered_shapes(outcome["8x1"]["hlo"])
-    for arrangement in ("8x1", "4x2"):
+    assert not gathered_shapes(outcome["mtd 8x1"]["hlo"])
+    for arrangement in ("mtd 8x1", "mtd 4x2"):
         assert not re.search(r"(all-to-all|collective-permute)(-start)?\(", outcome[arrangement]["hlo"])
 
 
