@@ -15,6 +15,8 @@ import time
 os.environ["JAX_PLATFORMS"] = "cpu"  # this process's own arrays; the TPUs are described, not opened
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor looked for
 
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # describing takes no chip from another process
+
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from absl import app, flags  # noqa: E402
