@@ -14,7 +14,6 @@ import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # this process's own arrays; the TPUs are described, not opened
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor looked for
-
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # describing takes no chip from another process
 
 import jax  # noqa: E402

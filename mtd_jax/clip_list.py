@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mtd_jax.errors import UserError
+from mtd_jax.files import write_whole
 from mtd_jax.media.clashes import video_of
 
 SUMMARY = "_summary.txt"
@@ -56,9 +57,7 @@ def shared_with(path: Path, clips: Collection[str]) -> list[str]:
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes a text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
 
+import contextlib
 import json
 import queue
 import time
@@ -17,6 +18,7 @@ from mtd_jax.checkpoint import load_model
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
+from mtd_jax.files import check_writable, write_whole
 from mtd_jax.model import SyncModel, count_parameters
 from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
@@ -101,24 +103,9 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
     return [shares[index % count][index // count] for index in range(len(source))]
 
 
-def _check_writable(path):
-    """Finds out before the scoring, not after it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.partial"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another --output") from error
-
-
 def write_json(path, results: dict):
     """Writes `results` as JSON, whole or not at all."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(results, indent=2) + "\n")
 
 
 def evaluate_list(config, checkpoint, list_name: str, output: str | None):
@@ -129,7 +116,9 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     model = load_model(checkpoint)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
-        _check_writable(path)
+        with contextlib.suppress(OSError):  # the next line says why
+            path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
     window = model.config.window_frames
     protocol = protocol_named(config.evaluation.protocol, window)
     source = open_source(config.data.format, config.data.root, list_name, min_frames=window + 1)

@@ -1,34 +1,37 @@
 """Writing a file whole or not at all, and finding out beforehand whether that will be possible."""
 
+import contextlib
 import os
-from pathlib import Path
+
+from etils import epath
 
 from mtd_jax.errors import UserError
 
 
 def write_whole(path: str | os.PathLike, content: str) -> None:
-    """Writes a text file; whatever goes wrong, the old one stays as it was and nothing else is left behind.
+    """Writes a text file anywhere; whatever goes wrong, the old one stays and nothing else is left behind.
 
     Raises:
       UserError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    path = epath.Path(path)
+    partial = path.parent / f".{path.name}.partial"
     try:
-        partial.write_text(content, encoding="utf-8")
+        partial.write_bytes(content.encode())
         partial.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | os.PathLike) -> None:
     """Raises `UserError` if `write_whole` could not write there: before the work whose result it is, not after."""
-    path = Path(path)
+    path = epath.Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file to write")
-    probe = path.with_name(f".{path.name}.partial")
+    probe = path.parent / f".{path.name}.partial"
     try:
         probe.write_text("")
         probe.unlink()
