@@ -1,6 +1,6 @@
 """Training input per CPU core: this project's pipeline against the loader of the published PyTorch code.
 
-    pip install natsort && python -m benchmarks.data [--cache=FOLDER] [--repeats=9] [--batches=4]
+    pip install natsort && python -m benchmarks.data [--cache=FOLDER] [--repeats=9] [--batches=20]
 
 Everything runs in one process on one core, in turn, and is counted in the processor time of that process, so that
 other jobs of the machine disturb little. A sample is a window of five pictures with its sound, ready in a batch of
@@ -36,7 +36,12 @@ from mtd_jax.errors import UserError
 
 CACHE = flags.DEFINE_string("cache", "~/.cache/mtd_jax/benchmark_data", "Folder for the clips, kept.")
 REPEATS = flags.DEFINE_integer("repeats", 9, "Measurements of each way.", lower_bound=1)
-BATCHES = flags.DEFINE_integer("batches", 4, "Batches per measurement.", lower_bound=1)
+BATCHES = flags.DEFINE_integer(
+    "batches",
+    20,
+    "Batches per measurement: what the first few pay in new memory is no part of a training.",
+    lower_bound=1,
+)
 
 CLIPS, SECONDS = 200, 5.0
 BATCH_SIZE = 128

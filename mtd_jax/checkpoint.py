@@ -1,7 +1,7 @@
 """Checkpoint directories: what a model needs to be used, and what a training run needs to go on.
 
 A checkpoint directory holds up to four items, written by orbax:
-  config    JSON: format, model config, mel settings, step, versions, and how the weights came about
+  config    JSON: format, model config, mel settings, step, versions, checksums of the arrays, how they came about
   model     parameters and BatchNorm statistics, float32, under the model's own names
   loss      what is learned with the loss: {"uncertainty": (13,)} or FitNet's maps (absent if nothing is)
   training  optimiser state (absent in converted models)
@@ -21,13 +21,13 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mtd_jax import peers
+from mtd_jax import checksums, peers
 from mtd_jax.arrays import abstract_arrays, bind, check_cover, model_arrays
 from mtd_jax.audio import MEL_SETTINGS
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig, SyncModel
 
-FORMAT = 1
+FORMAT = 2
 BEST_METRIC = "val_loss"
 
 
@@ -56,14 +56,15 @@ def _for_users(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_for_users)
 
 
-def describe(config: ModelConfig, step: int, source: str) -> dict:
-    """The `config` item: everything that is needed to use the weights."""
+def describe(config: ModelConfig, step: int, source: str, trees: dict) -> dict:
+    """The `config` item: everything that is needed to use the weights. Args: trees: the other items, by name."""
     return {
         "format": FORMAT,
         "model": dataclasses.asdict(config),
         "mel": MEL_SETTINGS,
         "step": int(step),
         "source": source,
+        "checksums": {item: checksums.checksums(tree) for item, tree in trees.items()},
         "versions": {"jax": jax.__version__, "flax": flax.__version__, "orbax": ocp.__version__},
     }
 
@@ -78,12 +79,11 @@ def save_model(directory, model: SyncModel, *, step: int = 0, loss_weights=None,
     path = epath.Path(directory).absolute()
     if path.exists():
         raise UserError(f"{directory} exists already; name a new directory or remove it")
-    items = {
-        "config": ocp.args.JsonSave(describe(model.config, step, source)),
-        "model": ocp.args.StandardSave(traverse_util.unflatten_dict(model_arrays(model), sep="/")),
-    }
+    trees = {"model": traverse_util.unflatten_dict(model_arrays(model), sep="/")}
     if loss_weights is not None:
-        items["loss"] = ocp.args.StandardSave({"uncertainty": np.asarray(loss_weights, np.float32)})
+        trees["loss"] = {"uncertainty": jnp.asarray(loss_weights, jnp.float32)}
+    items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+    items["config"] = ocp.args.JsonSave(describe(model.config, step, source, trees))
     with _checkpointer() as checkpointer:
         checkpointer.save(path, ocp.args.Composite(**items))
 
@@ -124,16 +124,21 @@ def load_description(directory) -> dict:
 def model_config(directory) -> ModelConfig:
     """The model config stored in a checkpoint; UserError if this version cannot use it."""
     description = load_description(directory)
-    if description["format"] != FORMAT or description["mel"] != MEL_SETTINGS:
-        raise UserError(
-            f"{directory}: expected checkpoint format {FORMAT} with mel settings {MEL_SETTINGS}, got format "
-            f"{description['format']} with {description['mel']}; convert it again with this version"
-        )
+    check_format(description, directory)
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     if fields != description["model"].keys():
         different = sorted(fields ^ description["model"].keys())
         raise UserError(f"{directory}: its model config and this version differ in {', '.join(different)}")
     return ModelConfig(**description["model"])
+
+
+def check_format(description: dict, where):
+    """Raises a `UserError` if this version cannot use a checkpoint. Args: where: it lies, for people."""
+    if description["format"] != FORMAT or description["mel"] != MEL_SETTINGS:
+        raise UserError(
+            f"{where}: expected checkpoint format {FORMAT} with mel settings {MEL_SETTINGS}, got format "
+            f"{description['format']} with {description['mel']}; convert or train it again with this version"
+        )
 
 
 def find_checkpoint(directory) -> epath.Path:
@@ -181,10 +186,12 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
     """Reads one array item as it is, on a device of this process whatever machine wrote it; flat names."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    expected = load_description(path)["checksums"]
     with _readable(path, item), _checkpointer() as reader:
         found = reader.metadata(path).item_metadata[item].tree
         target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), found)
         tree = reader.restore(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        checksums.check(tree, expected[item])
     return traverse_util.flatten_dict(tree, sep="/")
 
 

@@ -15,6 +15,7 @@ from rich.progress import track
 from mtd_jax.accuracy_table import print_table
 from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.checkpoint import load_model
+from mtd_jax.checksums import checksum_of_all
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
@@ -22,7 +23,7 @@ from mtd_jax.files import check_writable, write_whole
 from mtd_jax.model import SyncModel, count_parameters
 from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
-from mtd_jax.resume import arrays_checksum, clips_checksum
+from mtd_jax.resume import clips_checksum
 from mtd_jax.scoring import score_clip
 
 _READERS = 2  # threads that read clips while others score
@@ -126,7 +127,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     check_same_everywhere(
         {
             "clips": clips_checksum(source),
-            "weights": arrays_checksum(model_arrays(model)),
+            "weights": checksum_of_all(model_arrays(model)),
             "protocol": config.evaluation.protocol,
             "reference_edges": edges,
         }

@@ -67,7 +67,7 @@ def leave(line: str, code: int) -> int:
 def end_all(line: str, code: int):
     """With other processes, prints the line, tells them, and ends this one at once; alone, does nothing."""
     if _watch is not None:
-        _watch.end(line, code, told=line.replace("error:", f"error: process {_watch.index}:", 1))
+        _watch.end(line, code, told=_attributed(line, _watch.index))
 
 
 @contextlib.contextmanager
@@ -171,6 +171,11 @@ class _Watch:
             pass
         if not done:
             self.end(_lost(f"process {index}"), GONE)
+
+
+def _attributed(line: str, index: int) -> str:
+    """The line for the other processes: it says whose error it is, unless it speaks of processes already."""
+    return line if line.startswith("error: process ") else line.replace("error:", f"error: process {index}:", 1)
 
 
 def _lost(who: str) -> str:

@@ -103,8 +103,9 @@ def _check_flags(missing, coordinator, num_processes, process_id):
         raise UserError(
             f"--coordinator, --num_processes and --process_id go together; missing: {', '.join(missing)}"
         )
-    if not re.fullmatch(r".+:\d+", coordinator):
-        raise UserError(f"--coordinator: expected HOST:PORT of process 0, got {coordinator}")
+    match = re.fullmatch(r".+:(\d+)", coordinator)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise UserError(f"--coordinator: expected HOST:PORT of process 0, port 1 to 65535, got {coordinator}")
     if num_processes < 1:
         raise UserError(f"--num_processes: expected at least 1, got {num_processes}")
     if not 0 <= process_id < num_processes:

@@ -10,8 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from mtd_jax import checksums
 from mtd_jax.arrays import check_cover, model_arrays
-from mtd_jax.checkpoint import cannot_write, describe
+from mtd_jax.checkpoint import cannot_write, check_format, describe
 from mtd_jax.errors import UserError
 from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
@@ -39,17 +40,13 @@ def with_fingerprints(config, clips, teacher):
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)
-        config.teacher_checksum = arrays_checksum(model_arrays(teacher) if teacher else {})
+        config.teacher_checksum = checksums.checksum_of_all(model_arrays(teacher) if teacher else {})
     return config
 
 
 def clips_checksum(clips) -> int:
     """Of the names of the clips of a source, in their order, and of what was done to their pixels."""
     return zlib.crc32((clips.encoding + "\n".join(clips[i].name for i in range(len(clips)))).encode())
-
-
-def arrays_checksum(arrays: dict) -> int:
-    return zlib.crc32(b"".join(np.asarray(arrays[name]).tobytes() for name in sorted(arrays)))
 
 
 def save_run(
@@ -69,15 +66,11 @@ def save_run(
       metrics: of the validation, if there was one after this step; they decide which checkpoint is the best.
     """
     step = int(state.step)
-    description = describe(run.model, step, source=f"training, loss {run.objective.name}")
+    trees = _trees(state)
+    description = describe(run.model, step, f"training, loss {run.objective.name}", trees)
     description |= {"training": config.to_dict(), "data": data_state, "train_seconds": train_seconds}
-    items = {
-        "config": ocp.args.JsonSave(json.loads(json.dumps(description))),
-        "model": ocp.args.StandardSave(_nested(state.params | state.statistics)),
-        "training": ocp.args.StandardSave(_named_leaves(state.optimizer)),
-    }
-    if state.learned:
-        items["loss"] = ocp.args.StandardSave(state.learned)
+    items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+    items["config"] = ocp.args.JsonSave(json.loads(json.dumps(description)))
     with writing(manager):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
@@ -121,18 +114,17 @@ def _restoring(manager, where: str):
 
 def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple[TrainState, dict]:
     description = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+    check_format(description, where)
     _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), where)
-    arrays = state.params | state.statistics
-    wanted = {"model": _nested(arrays), "training": _named_leaves(state.optimizer)}
-    if state.learned:
-        wanted["loss"] = state.learned
-    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted)
+    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _trees(state))
     found = manager.item_metadata(step)
     for item, target in targets.items():
         expected, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, found[item].tree))
         check_cover(expected, there, f"{where}/{item}")
     items = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
     restored = manager.restore(step, args=ocp.args.Composite(**items))
+    for item in items:
+        checksums.check(restored[item], description["checksums"][item])
     model = traverse_util.flatten_dict(restored.model, sep="/")
     leaves = list(_named_leaves(state.optimizer))
     optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), [restored.training[n] for n in leaves])
@@ -162,6 +154,12 @@ def _check_same_config(before: dict, now: dict, where: str):
             f"{where} was made with another configuration: {', '.join(different)}; "
             "use the same one to go on, or another --workdir to start afresh"
         )
+
+
+def _trees(state: TrainState) -> dict:
+    """What goes into the checkpoint's array items, by item."""
+    trees = {"model": _nested(state.params | state.statistics), "training": _named_leaves(state.optimizer)}
+    return trees | ({"loss": state.learned} if state.learned else {})
 
 
 def _nested(arrays: dict) -> dict:

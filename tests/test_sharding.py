@@ -25,6 +25,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 nnx.relu = jax.nn.softplus
 from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.checksums import checksums
 from mtd_jax.config import default_config
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
@@ -55,7 +56,8 @@ for loss, data, fsdp in (("mtd", 1, 1), ("mtd", 8, 1), ("mtd", 4, 2), ("rkd", 1,
     state = place(start, run.mesh)
     step, _ = compile_steps(run, state, teacher_arrays)
     arguments = state, teacher_arrays, put_batch(batch, run.mesh)
-    text = step.lower(*arguments).compile().as_text()
+    step = step.lower(*arguments).compile()
+    sums = checksums(state.params), checksums(start.params)
     after, metrics = step(*arguments)
     assert (int(metrics["skipped_clips"]), int(metrics["signal"])) == (8, 7)
     kernel = after.params["va_encoder/layers/0/fc1/kernel"]
@@ -65,7 +67,7 @@ for loss, data, fsdp in (("mtd", 1, 1), ("mtd", 8, 1), ("mtd", 4, 2), ("rkd", 1,
     gradient = {n: state.params[n] - after.params[n] for n in state.params}
     gradient |= {n: state.learned[n] - after.learned[n] for n in state.learned}
     gradient |= {n: after.statistics[n] for n in after.statistics}
-    out[f"{loss} {data}x{fsdp}"] = {"hlo": text,
+    out[f"{loss} {data}x{fsdp}"] = {"hlo": step.as_text(), "checksums": sums,
                          "split": [[x.shape for x in arrays.values() if not x.is_fully_replicated]
                                    for arrays in (after.params, teacher_arrays)],
                          "total": float(metrics["total"]),
@@ -99,6 +101,11 @@ def test_gradients_and_batch_statistics_are_the_same_on_eight_devices(outcome, a
     for name, values in one.items():
         scale = max(np.abs(values).max(), 1e-2 * largest)
         np.testing.assert_allclose(eight[name], values, atol=1e-5 * scale, err_msg=name)
+
+
+def test_checksums_are_the_same_on_eight_devices(outcome, arrangement):
+    placed, whole = outcome[arrangement]["checksums"]
+    assert placed == whole and len(set(placed.values())) > 40
 
 
 def gathered_shapes(hlo):

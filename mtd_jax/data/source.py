@@ -24,6 +24,8 @@ def open_source(data_format: str, root: str, list_name: str, *, min_frames: int)
     Raises:
       UserError: the clips are not there or none is usable.
     """
+    if data_format != "tfds":
+        _check_local(root)
     # Imported where needed: tensorflow_datasets takes half a second, in worker processes too.
     if data_format == "lrs2":
         from mtd_jax.data.lrs2 import Lrs2Source
@@ -42,6 +44,7 @@ def open_source(data_format: str, root: str, list_name: str, *, min_frames: int)
 
 def list_names(data_format: str, root: str) -> list[str]:
     """The lists of a folder in the LRS2 or Acappella layout. Raises `UserError` if there is none."""
+    _check_local(root)
     if data_format == "acappella":
         from mtd_jax.data.acappella import splits
 
@@ -50,3 +53,11 @@ def list_names(data_format: str, root: str) -> list[str]:
     if not found:
         raise UserError(f"{root}: none of the lists {', '.join(_LRS2_LISTS)} is there as a .txt file; name yours")
     return found
+
+
+def _check_local(root: str):
+    if "://" in root:
+        raise UserError(
+            f"{root}: folders of pictures and sound are read from local disks only; build ArrayRecords from them "
+            "(python -m mtd_jax.data.tfds_builder) and name those with --config.data.format=tfds"
+        )

@@ -123,18 +123,21 @@ def decode_lower_faces(
 
 
 def decode_lower_face(data: bytes, scratch: np.ndarray | None = None) -> np.ndarray:
-    """The lower half, uint8 RGB (48, 96, 3), of the face crop in a JPEG; a view of `scratch` where that fits.
+    """The lower half, uint8 RGB (48, 96, 3), of the face crop in a JPEG; perhaps a view of `scratch`.
 
     Args:
       data: a JPEG of a face crop of any size.
-      scratch: uint8 (96, 96, 3) to decode into: memory in the cache makes it an eighth faster.
+      scratch: uint8 memory to decode into where it is large enough: if it is in the cache, an eighth faster.
 
     Raises:
       ValueError: the JPEG is damaged.
     """
-    if scratch is not None and simplejpeg.decode_jpeg_header(data)[:2] != scratch.shape[:2]:
-        scratch = None
-    return lower_face(simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=scratch))
+    try:
+        return lower_face(simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=scratch))
+    except ValueError:
+        if scratch is None:
+            raise
+        return decode_lower_face(data)  # damaged, or larger than `scratch`
 
 
 def check_format(name: str, file: soundfile.SoundFile) -> None:

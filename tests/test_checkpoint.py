@@ -1,0 +1,92 @@
+"""Checkpoints that cannot be read, or not as they were written: one line, and what to do."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mtd_jax
+from mtd_jax import checkpoint
+from mtd_jax.checkpoint import save_model
+from mtd_jax.checksums import check, checksums
+from mtd_jax.errors import UserError
+from mtd_jax.train import train
+from tests.test_train import STUDENT, small_config
+
+
+def flip_a_bit(folder):
+    """In the middle of the largest file of an item: in the numbers, not in what describes them."""
+    file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.at[7].add(1e-6), lambda x: x.at[7].set(x[8]).at[8].set(x[7])])
+def test_checksums_notice_changed_and_swapped_entries(change):
+    array = jnp.asarray(np.random.default_rng(0).standard_normal(100), jnp.float32)
+    expected = checksums({"a": {"b": array}, "c": jnp.int32(3)})
+    assert expected.keys() == {"a/b", "c"}
+    check({"a": {"b": array + 0}, "c": jnp.int32(3)}, expected)
+    with pytest.raises(ValueError, match="1 arrays .* first a/b"):
+        check({"a": {"b": change(array)}, "c": jnp.int32(3)}, expected)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "good"
+    save_model(folder, mtd_jax.create_model(STUDENT, 0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "damage, item", [(shutil.rmtree, "model"), (shutil.rmtree, "config"), (flip_a_bit, "model")]
+)
+def test_damaged_models_are_one_line(damage, item, good, tmp_path):
+    shutil.copytree(good, tmp_path / "bad")
+    damage(tmp_path / "bad" / item)
+    with pytest.raises(UserError, match="bad") as error:
+        mtd_jax.load_model(tmp_path / "bad")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_version_says_so(good, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(UserError, match="expected checkpoint format .* again with this version"):
+        mtd_jax.load_model(good)
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    """(config, work directory) of a training that kept its last checkpoint and an earlier one."""
+    config = small_config(corpus)
+    config.checkpoint_every = 1
+    workdir = tmp_path_factory.mktemp("run")
+    train(config, workdir, report=lambda line: None)
+    return config, workdir
+
+
+def overwrite(file):
+    file.write_text("{")
+
+
+@pytest.mark.parametrize(
+    "damage, item",
+    [
+        (shutil.rmtree, "training"),
+        (overwrite, "config/metadata"),
+        (overwrite, "model/manifest.ocdbt"),
+        (flip_a_bit, "model"),
+        (flip_a_bit, "training"),
+    ],
+)
+def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_path):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "bad")
+    checkpoints = tmp_path / "bad" / "checkpoints"
+    steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    damage(checkpoints / str(steps[-1]) / item)
+    rest = f"go on from step {steps[-2]}" if len(steps) > 1 else "start afresh"
+    with pytest.raises(UserError, match=f"damaged.*remove this folder to {rest}"):
+        train(config, tmp_path / "bad", report=lambda line: None)
