@@ -10,7 +10,10 @@ A training run keeps several of them in WORKDIR/checkpoints/STEP.
 
 import contextlib
 import dataclasses
+import errno
 import logging
+import os
+import re
 
 import flax
 import jax
@@ -33,9 +36,15 @@ BEST_METRIC = "val_loss"
 
 def cannot_write(error: Exception, directory) -> str:
     """One line for a checkpoint that could not be written."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    advice = "earlier ones are intact: make room, then run the same command again"
-    return f"cannot write a checkpoint to {directory} ({reason}); {advice}"
+    code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
+    if isinstance(code, re.Match):
+        code = int(code[1])
+    reason = os.strerror(code) if code else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return (
+        f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "
+        "what was saved before is intact"
+    )
 
 
 def _for_users(record: logging.LogRecord) -> bool:
@@ -54,6 +63,8 @@ def _for_users(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("absl").addFilter(_for_users)
+# Of many writes that fail together asyncio logs all but the first, which is the one that orbax raises.
+logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 def describe(config: ModelConfig, step: int, source: str, trees: dict) -> dict:

@@ -37,6 +37,8 @@ def watch(index: int, count: int, where: dict, server: socket.socket | None, als
     """
     global _watch
     _watch = _Watch(index, where["token"])
+    # Data workers of a process that ends at once leave memory behind, which Python clears away, and speaks of.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     if server is not None:
         threading.Thread(target=_watch.accept, args=(server, count - 1), daemon=True).start()
         return

@@ -25,6 +25,8 @@ _HEARTBEAT_SECONDS = 100
 _START_SECONDS = 300
 _NOTICE_SECONDS = 10
 _SHUTDOWN_SECONDS = 60
+_APART = f"the processes did not come together within {_START_SECONDS} s"
+_TOGETHER = "start all of them, with the same coordinator and number of processes, and each with its own number"
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None):
@@ -49,23 +51,23 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         options["cluster_detection_method"] = "deactivate"
     # Signals are `signals.Signals`' business: JAX's service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        with _patience():
+    with _patience():
+        try:
             jax.distributed.initialize(
                 **options,
                 initialization_timeout=_START_SECONDS + 60,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
-    except (RuntimeError, ValueError, OSError) as error:
-        if not options and "should be defined" in str(error):  # chips, but no cluster around them
-            return
-        raise UserError(
-            f"the processes did not come together within {_START_SECONDS} s "
-            f"({str(error).strip().splitlines()[0][:200]}); start all of them, with the same coordinator"
-        ) from error
-    if jax.process_count() == 1:
-        return
+        except (RuntimeError, ValueError, OSError) as error:
+            if not options and "should be defined" in str(error):  # chips, but no cluster around them
+                return
+            raise UserError(f"{_APART} ({str(error).strip().splitlines()[0][:200]}); {_TOGETHER}") from error
+        if jax.process_count() > 1:  # where they disagree on the number, this waits, too
+            _watch_each_other(coordinator)
+
+
+def _watch_each_other(coordinator: str | None):
     server, where = peers.listen() if jax.process_index() == 0 else (None, None)
     where = exchange(where)[0]
     named = coordinator.rpartition(":")[0].strip("[]") if coordinator else None
@@ -81,10 +83,7 @@ def _patience():
         print("waiting for the other processes", file=sys.stderr)
 
     def give_up():
-        line = (
-            f"error: the processes did not come together within {_START_SECONDS} s; start all of them, with the "
-        )
-        print(f"{line}the same coordinator and each with its own number", file=sys.stderr, flush=True)
+        print(f"error: {_APART}; {_TOGETHER}", file=sys.stderr, flush=True)
         os._exit(1)
 
     timers = [threading.Timer(_NOTICE_SECONDS, tell), threading.Timer(_START_SECONDS, give_up)]

@@ -1,5 +1,8 @@
 """Checkpoints that cannot be read, or not as they were written: one line, and what to do."""
 
+import errno
+import os
+import resource
 import shutil
 
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 
 import mtd_jax
 from mtd_jax import checkpoint
+from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import save_model
 from mtd_jax.checksums import check, checksums
 from mtd_jax.errors import UserError
@@ -15,12 +19,12 @@ from mtd_jax.train import train
 from tests.test_train import STUDENT, small_config
 
 
-def flip_a_bit(folder):
-    """In the middle of the largest file of an item: in the numbers, not in what describes them."""
+def flip_bits(folder):
+    """In the largest file of an item: in the numbers, not in what describes them (and in some that nobody reads)."""
     file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    data = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    data[::1000] ^= 1
+    file.write_bytes(data.tobytes())
 
 
 @pytest.mark.parametrize("change", [lambda x: x.at[7].add(1e-6), lambda x: x.at[7].set(x[8]).at[8].set(x[7])])
@@ -41,7 +45,7 @@ def good(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "damage, item", [(shutil.rmtree, "model"), (shutil.rmtree, "config"), (flip_a_bit, "model")]
+    "damage, item", [(shutil.rmtree, "model"), (shutil.rmtree, "config"), (flip_bits, "model")]
 )
 def test_damaged_models_are_one_line(damage, item, good, tmp_path):
     shutil.copytree(good, tmp_path / "bad")
@@ -77,8 +81,8 @@ def overwrite(file):
         (shutil.rmtree, "training"),
         (overwrite, "config/metadata"),
         (overwrite, "model/manifest.ocdbt"),
-        (flip_a_bit, "model"),
-        (flip_a_bit, "training"),
+        (flip_bits, "model"),
+        (flip_bits, "training"),
     ],
 )
 def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_path):
@@ -90,3 +94,40 @@ def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_p
     rest = f"go on from step {steps[-2]}" if len(steps) > 1 else "start afresh"
     with pytest.raises(UserError, match=f"damaged.*remove this folder to {rest}"):
         train(config, tmp_path / "bad", report=lambda line: None)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(run, tmp_path, caplog):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.epochs += 1
+    before, limit = mtd_jax.load_model(tmp_path / "run"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (10_000, limit[1])
+    )  # no file may grow beyond that: a disk that is full
+    try:
+        with pytest.raises(UserError, match=r"cannot write a checkpoint .*\(File too large\).* is intact$"):
+            train(config, tmp_path / "run", report=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not caplog.records
+    after = mtd_jax.load_model(tmp_path / "run")
+    assert checksums(model_arrays(after)) == checksums(model_arrays(before))
+    told = []
+    assert train(config, tmp_path / "run", report=told.append)["steps"] == 6
+    assert told[0].startswith("resumed from step 4 of 6")
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (OSError(errno.ENOSPC, "x"), f"({os.strerror(errno.ENOSPC)}); make room, then"),
+        (
+            ValueError("A: \"b\": Failed: c [os_error_code='13']"),
+            f"({os.strerror(errno.EACCES)}); mend that, then",
+        ),
+        (ValueError("something\nelse"), "(something); mend that, then"),
+    ],
+)
+def test_the_reason_is_given_in_the_systems_words(error, line):
+    assert line in checkpoint.cannot_write(error, "there")
