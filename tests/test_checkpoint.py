@@ -20,7 +20,7 @@ from tests.test_train import STUDENT, small_config
 
 
 def flip_bits(folder):
-    """In the largest file of an item: in the numbers, not in what describes them (and in some that nobody reads)."""
+    """In the largest file of an item: in the numbers (and in some that nobody reads)."""
     file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     data = np.frombuffer(file.read_bytes(), np.uint8).copy()
     data[::1000] ^= 1
@@ -75,6 +75,7 @@ def overwrite(file):
     file.write_text("{")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's, after its failure
 @pytest.mark.parametrize(
     "damage, item",
     [
@@ -96,6 +97,7 @@ def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_p
         train(config, tmp_path / "bad", report=lambda line: None)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(run, tmp_path, caplog):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "run")
