@@ -1,7 +1,8 @@
 """One of several processes of a test: joins the others and does a list of jobs, so that it starts only once.
 
-Usage: process_jobs.py JOBS [COORDINATOR NUM_PROCESSES PROCESS_ID]. JOBS is a file with a list of
-{"train": workdir, "config": {field: value}, "root": corpus} or {"evaluate": checkpoint, "output": file, …}.
+Usage: process_jobs.py JOBS [COORDINATOR NUM_PROCESSES PROCESS_ID]. JOBS is a file with {"float64": whether to
+compute in float64 instead of float32 with softplus for ReLU, "jobs": a list of {"train": workdir,
+"config": {field: value}, "root": corpus} or {"evaluate": checkpoint, "output": file, …}}.
 """
 
 import json
@@ -29,6 +30,26 @@ def smooth_relu():
     nnx.relu = jax.nn.softplus
 
 
+def use_float64():
+    """Computes in float64 wherever this package says float32; to be called before its modules are imported."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    jax.config.update("jax_enable_x64", True)
+    jnp.float32, np.float32 = jnp.float64, np.float64
+    from mtd_jax.model import ModelConfig
+
+    check = ModelConfig.__post_init__
+
+    def post_init(self):
+        object.__setattr__(self, "compute_dtype", "float32")
+        check(self)
+        object.__setattr__(self, "compute_dtype", "float64")
+
+    ModelConfig.__post_init__ = post_init
+
+
 def do(jobs):
     from mtd_jax.evaluate import evaluate_list
     from mtd_jax.train import train
@@ -41,13 +62,22 @@ def do(jobs):
             evaluate_list(config, job["evaluate"], "test", job["output"])
 
 
-if __name__ == "__main__":
+def main(path, *place):
+    with open(path) as file:
+        work = json.load(file)
+    if work["float64"]:
+        use_float64()
     from mtd_jax import peers, platform, processes
 
     platform.prepare()
-    if len(sys.argv) > 2:
-        processes.start(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    smooth_relu()
-    with peers.all_or_none(), open(sys.argv[1]) as file:
-        do(json.load(file))
+    if place:
+        processes.start(place[0], int(place[1]), int(place[2]))
+    if not work["float64"]:
+        smooth_relu()
+    with peers.all_or_none():
+        do(work["jobs"])
     peers.finish()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -73,7 +73,7 @@ def test_operations_of_a_sample_are_those_of_the_networks():
     assert pytest.approx(counts[0] + 3 * counts[1], rel=0.01) == step_ways.GFLOP_PER_SAMPLE
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_evaluation_runs_from_files(tmp_path):
     command = ["--tiny", "--clips=3", "--distinct=2", "--repeats=1", f"--corpus={tmp_path}"]
     result = subprocess.run(

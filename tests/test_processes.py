@@ -1,6 +1,7 @@
 """Several processes and devices against one: the same losses and tables, each other's checkpoints, and every end.
 
-With softplus for ReLU where trainings are compared, see `process_jobs.smooth_relu`.
+Trainings are compared in float64, and in float32 at a small learning rate with softplus for ReLU: in float32 a
+training is at the mercy of its rounding, and drifts apart from itself with another order of additions.
 """
 
 import json
@@ -32,7 +33,7 @@ def launch(commands, devices=1):
     """Starts a process per command on this machine, each told where it belongs: `main.py` by its flags."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     started = []
     for index, command in enumerate(commands):
@@ -87,27 +88,27 @@ def smooth():
 def folder(corpus, tmp_path_factory, smooth):
     """Trainings of 20 steps as "one" device, "eight" in a process and "pod" of two processes with four each, which
     split kernels in two; "relay" goes from one to eight to pod to one. All evaluate one model, into NAME.json.
+    "one64" and "pod64" are as "one" and "pod" in float64, at a learning rate 20 times as high.
     """
     folder = tmp_path_factory.mktemp("processes")
     config = small_config(str(corpus), {"model.widths": (4, 4, 8, 8, 16)})
     save_model(folder / "teacher", mtd_jax.create_model(mtd_jax.ModelConfig(**config.model.to_dict()), 1))
-    # At the published learning rate. At 1e-3 one device alone, its weights off by 1e-7, drifts by up to 8e-5 in 20
-    # steps, so that nothing could be told; the gradients themselves are compared in test_sharding.py.
+    # At the published learning rate. At 1e-3 one device alone, its weights off by 1e-7, drifts by up to 8e-5.
     shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 40, "optimizer.learning_rate": 5e-5}
     # The loss that compares all clips of the global batch with each other.
     shared |= {"loss.name": "rkd", "teacher": str(folder / "teacher")}
 
-    def train(name, epochs, fsdp):
-        changes = shared | {"epochs": epochs, "mesh.fsdp": fsdp}
+    def train(name, epochs, fsdp, **other):
+        changes = shared | {"epochs": epochs, "mesh.fsdp": fsdp} | other
         return {"train": str(folder / name), "config": changes, "root": str(corpus)}
 
     def evaluate(name):
         where = {"evaluate": str(folder / "teacher"), "output": str(folder / f"{name}.json")}
         return where | {"config": {"evaluation.reference_edges": True}, "root": str(corpus)}
 
-    def elsewhere(name, jobs, count, devices):
+    def elsewhere(name, jobs, count, devices, float64=False):
         path = folder / f"{name}_jobs.json"
-        path.write_text(json.dumps(jobs))
+        path.write_text(json.dumps({"float64": float64, "jobs": jobs}))
         for code, out, _err in outcomes(launch([["-m", "tests.process_jobs", str(path)]] * count, devices)):
             assert code == 0, out
 
@@ -115,10 +116,13 @@ def folder(corpus, tmp_path_factory, smooth):
     elsewhere("eight", [train("eight", 4, 1), train("relay", 2, 1), evaluate("eight")], 1, 8)
     elsewhere("pod", [train("pod", 4, 2), train("relay", 3, 2), evaluate("pod")], 2, 4)
     do([train("relay", 4, 1)])
+    higher = {"optimizer.learning_rate": 1e-3}
+    elsewhere("one64", [train("one64", 4, 1, **higher)], 1, 1, float64=True)
+    elsewhere("pod64", [train("pod64", 4, 2, **higher)], 2, 4, float64=True)
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eight", "pod", "relay"])
 def test_losses_are_those_of_one_device(folder, name):
     one = logged(folder / "one", "total")
@@ -129,13 +133,21 @@ def test_losses_are_those_of_one_device(folder, name):
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
+def test_in_float64_losses_differ_by_rounding_alone(folder):
+    one, pod = (np.array(logged(folder / name, "total")) for name in ("one64", "pod64"))
+    assert len(one) == 20 and np.ptp(one) > 0.1
+    np.testing.assert_allclose(pod[:3], one[:3], rtol=1e-12)
+    np.testing.assert_allclose(pod, one, rtol=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eight", "pod"])
 def test_evaluation_is_exactly_that_of_one_device(folder, name):
     assert table(folder / f"{name}.json") == table(folder / "one.json")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_checkpoints_of_a_pod_load_anywhere(folder):
     pod, relay = (mtd_jax.load_model(folder / name) for name in ("pod", "relay"))
     assert pod.config == relay.config
@@ -165,7 +177,7 @@ def wait_for(process, text):
     raise AssertionError(process.stderr.read())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_pod_survives_signals_and_deaths(corpus, tmp_path):
     """SIGTERM to one of two processes, later SIGKILL: both end each time, and nothing is lost."""
     whole = outcomes(launch([command(corpus, tmp_path / "whole")] * 2))

@@ -79,7 +79,8 @@ json.dump(out, open(sys.argv[1], "w"))
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     path = tmp_path_factory.mktemp("sharding") / "out.json"
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", SCRIPT, str(path)], check=True, env=env, cwd=ROOT)
     return json.loads(path.read_text())
 

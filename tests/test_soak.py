@@ -5,7 +5,7 @@ import pytest
 from benchmarks.soak import KINDS, SoakError, compare, soak
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_kills_leave_no_trace(tmp_path):
     assert soak(tmp_path, kills=3, seed=0) == dict.fromkeys(KINDS, 1)
 

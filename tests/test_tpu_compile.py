@@ -26,7 +26,7 @@ def test_collectives_are_counted_with_their_bytes():
     }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_distillation_on_eight_chips_sends_what_the_design_says(tmp_path):
     """The compiler runs in a process of its own, whose signal handlers it takes."""
     figures = tmp_path / "figures.json"
