@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -39,6 +39,7 @@ BINS = np.linspace(0, 1, 11)
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     platform.prepare()
     names = [Path(path).name for path in CHECKPOINTS.value]
     models = [load_model(path) for path in CHECKPOINTS.value]

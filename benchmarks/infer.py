@@ -16,7 +16,7 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 VIDEO = flags.DEFINE_string("video", None, "The video; without it one is filmed.")
@@ -26,6 +26,7 @@ FILM_LOOP = 60.0  # seconds of a speaker that a longer film repeats
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     from mtd_jax import platform
     from mtd_jax.checkpoint import load_model
     from mtd_jax.infer import detect_offset

@@ -16,7 +16,7 @@ import os
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from benchmarks.common import machine, print_results, summarize, versions
 
@@ -29,6 +29,7 @@ FRAMES = 4  # windows, from SHIFT on, that PyTorch encodes once and scores; the 
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     import jax
 
     from mtd_jax import platform

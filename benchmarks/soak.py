@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 ROOT = Path(__file__).parent.parent
 KILLS = flags.DEFINE_integer("kills", 24, "How often the training is killed.", lower_bound=1)
@@ -36,6 +36,7 @@ class SoakError(Exception):
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         counts = soak(Path(folder), KILLS.value, SEED.value, tell=print)
     print(f"bit-identical after {sum(counts.values())} kills: {dict(counts)}")

@@ -36,7 +36,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 from benchmarks.common import machine, print_results, summarize, versions  # noqa: E402
 from benchmarks.step_ways import (  # noqa: E402
@@ -77,6 +77,7 @@ flags.register_validator("rows", lambda rows: rows and set(rows) <= {*OURS, *PEE
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     platform.prepare()
     jax.devices()  # JAX before PyTorch: each brings its own cuDNN, and JAX is the one that asks for a newer one
     sizes = Sizes(BATCH_SIZE.value or (4 if TINY.value else 128), TINY.value)
