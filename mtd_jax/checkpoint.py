@@ -66,6 +66,12 @@ logging.getLogger("absl").addFilter(_for_users)
 # Of many writes that fail together asyncio logs all but the first, which is the one that orbax raises.
 logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
+# Each array is written by one of its replicas. Cut up among all of them, as orbax would, these models are
+# thousands of slices of a few kB: on eight CPU devices the first checkpoint then took 4 s instead of 0.3.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
+
 
 def describe(config: ModelConfig, step: int, source: str, trees: dict) -> dict:
     """The `config` item: everything that is needed to use the weights. Args: trees: the other items, by name."""

@@ -17,13 +17,12 @@ def checksums(tree) -> dict[str, int]:
     Args: tree: of arrays with entries of four bytes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = [leaf for _, leaf in leaves]
-    if all(array.is_fully_addressable and len(array.sharding.device_set) == 1 for array in arrays):
-        sums = [_weighted_sum(np.asarray(array).view(np.uint32), np) for array in arrays]  # nothing to compile
-    else:
-        sums = jax.device_get(_on_devices(arrays))
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return {name: int(total) for name, total in zip(names, sums, strict=True)}
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): array for path, array in leaves}
+    split = {name: array for name, array in arrays.items() if not array.is_fully_replicated}
+    sums = jax.device_get(_on_devices(split)) if split else {}
+    for name in arrays.keys() - split.keys():  # here there is nothing to compile
+        sums[name] = _weighted_sum(np.asarray(arrays[name].addressable_data(0)).view(np.uint32), np)
+    return {name: int(sums[name]) for name in arrays}
 
 
 def checksum_of_all(arrays: dict) -> int:
@@ -41,7 +40,7 @@ def check(tree, expected: dict[str, int]):
 
 @jax.jit
 def _on_devices(arrays):
-    return [_weighted_sum(lax.bitcast_convert_type(array, jnp.uint32), jnp) for array in arrays]
+    return {name: _weighted_sum(lax.bitcast_convert_type(x, jnp.uint32), jnp) for name, x in arrays.items()}
 
 
 def _weighted_sum(words, xp):
