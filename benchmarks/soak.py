@@ -42,7 +42,7 @@ def main(_):
     print(f"bit-identical after {sum(counts.values())} kills: {dict(counts)}")
 
 
-def soak(folder: Path, kills: int, seed: int, tell=lambda line: None) -> Counter:
+def soak(folder: Path, kills: int, seed: int, kinds=KINDS, tell=lambda line: None) -> Counter:
     """Runs both trainings in `folder`; returns how often it was killed in which way. Raises `SoakError`."""
     from mtd_jax.data.corpus import synthesize
 
@@ -50,7 +50,7 @@ def soak(folder: Path, kills: int, seed: int, tell=lambda line: None) -> Counter
     command = training(corpus, steps=kills * STEPS_PER_KILL)
     _finish(command, folder / "alone")
     tell("left alone: done")
-    counts = _finish_with_kills(command, folder / "killed", kills, random.Random(seed), tell)
+    counts = _finish_with_kills(command, folder / "killed", kills, kinds, random.Random(seed), tell)
     compare(folder / "alone", folder / "killed")
     return counts
 
@@ -88,10 +88,10 @@ def _finish(command: list[str], workdir: Path) -> None:
         raise SoakError(f"exit code {process.returncode}: {output[-2000:]}")
 
 
-def _finish_with_kills(command, workdir: Path, kills: int, rng: random.Random, tell) -> Counter:
+def _finish_with_kills(command, workdir: Path, kills: int, kinds, rng: random.Random, tell) -> Counter:
     counts = Counter()
     while sum(counts.values()) < kills:
-        kind = KINDS[sum(counts.values()) % len(KINDS)]
+        kind = kinds[sum(counts.values()) % len(kinds)]
         process = _start(command, workdir)
         before = _steps(workdir)
         _wait(process, lambda before=before: _steps(workdir) > before)
