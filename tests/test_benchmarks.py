@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import step_ways
 from benchmarks.step_ways import NO_DROPOUT, Sizes, largest_difference, our_way, torch_way
+from benchmarks.trace import named_operations, self_milliseconds
 from configs import distill
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
 
@@ -84,3 +85,19 @@ def test_evaluation_runs_from_files(tmp_path):
     assert (figures["clips"], figures["frames"]) == (3, 3 * 36)
     assert 0 < figures["index_seconds"]["median"] < figures["seconds"]["median"]
     assert figures["machine"]["device"] and np.isfinite(figures["compile_seconds"])
+
+
+def test_operations_are_named_and_timed_without_those_inside_them():
+    hlo = """
+  %while.1 = (f32[2]{0}) while(%t), metadata={op_name="jit(f)/while" stack_frame_id=1}
+  ROOT %ynn_fusion.3 = f32[2]{0} fusion(%a), metadata={op_name="jit(f)/while/body/closed_call/dot_general"}
+"""
+    assert named_operations(hlo) == {"while.1": "while", "ynn_fusion.3": "dot_general"}
+    events = [
+        ("while.1", 0, 10e6),
+        ("dot", 1e6, 4e6),
+        ("max", 2e6, 1e6),
+        ("dot", 6e6, 3e6),
+        ("while.1", 20e6, 1e6),
+    ]
+    assert self_milliseconds(events) == {"while.1": 4, "dot": 6, "max": 1}

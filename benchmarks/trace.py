@@ -1,0 +1,109 @@
+"""Where the time of a clip's scan goes: the operations of a jax.profiler trace, by what the source calls them.
+
+    python -m benchmarks.trace [--model=student] [--windows=40]
+
+XLA fuses operations and names the result after none of them; here every one counts for the operation at its root,
+as named in the compiled program. Times are summed over XLA's threads, each operation without those inside it.
+"""
+
+import collections
+import re
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.common import machine, print_results, versions
+from mtd_jax import platform, scoring
+from mtd_jax.arrays import create_model
+from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.model import FRAME_SHAPE, ModelConfig
+
+MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "Which network.")
+WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip.", lower_bound=1)
+TOP = flags.DEFINE_integer("top", 12, "Rows to print.", lower_bound=1)
+
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{.*?op_name=\"([^\"]*)\"", re.MULTILINE)
+
+
+def named_operations(program: str) -> dict[str, str]:
+    """{instruction: what the source calls it} of a compiled program's text, such as "nrm,nmc->nrc/dot_general"."""
+    bare = re.compile(r"^jit\(\w+\)/|while/body/|closed_call/")
+    return {name: bare.sub("", source) for name, source in _INSTRUCTION.findall(program)}
+
+
+def self_milliseconds(events) -> collections.Counter:
+    """{event: time in it but not in events inside it} of a thread. Args: events: (name, start, duration) in ns."""
+    total, inside = collections.Counter(), []  # inside: (name, end) of the events that have begun
+    for name, start, duration in sorted(events, key=lambda event: (event[1], -event[2])):
+        while inside and inside[-1][1] <= start:
+            inside.pop()
+        total[name] += duration / 1e6
+        if inside:
+            total[inside[-1][0]] -= duration / 1e6
+        inside.append((name, start + duration))
+    return total
+
+
+def traced_events(folder: Path):
+    """(name, start, duration) of every event, thread by thread, Python's own left out."""
+    (path,) = folder.rglob("*.xplane.pb")
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            if line.name != "python":
+                yield [(event.name, event.start_ns, event.duration_ns) for event in line.events]
+
+
+def stages(model, frames, waveform) -> dict:
+    """{stage: (function to trace, the compiled program that takes its time)} of a clip's scan."""
+    config, weights = model.config, scoring._folded(model)
+    chunks, steps = scoring._chunks(jax.default_backend()), scoring.mel_steps(config.window_frames)
+    tokens = scoring.encode_clip(model, frames, waveform, WINDOWS.value)
+    part = frames[: chunks.encoded + config.window_frames - 1]
+    video = jax.ShapeDtypeStruct((chunks.compared, config.window_frames, config.width), np.float32)
+    audio = jax.ShapeDtypeStruct((chunks.compared + 2 * scoring.MAX_SHIFT, steps, config.width), np.float32)
+    scoring.score_clip(model, frames, waveform)
+    return {
+        "encode": (
+            lambda: scoring.encode_clip(model, frames, waveform, WINDOWS.value),
+            scoring._encode_frames.lower(config, chunks, weights, part).compile(),
+        ),
+        "compare": (
+            lambda: scoring._score_pairs(model, tokens, scoring.MAX_SHIFT),
+            scoring._score_chunk.lower(config, weights, video, audio).compile(),
+        ),
+    }
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    platform.prepare()
+    named = {"student": ModelConfig.mtd_vocalist, "teacher": ModelConfig.vocalist}
+    model = create_model(named[MODEL.value](), 0)
+    rng = np.random.default_rng(0)
+    count = WINDOWS.value + model.config.window_frames
+    frames = rng.integers(0, 256, (count, *FRAME_SHAPE), dtype=np.uint8)
+    waveform = rng.integers(-20_000, 20_000, count * SAMPLES_PER_FRAME).astype(np.int16)
+    results = {"machine": machine(), "versions": versions("jax", "jaxlib"), "windows": WINDOWS.value}
+    rows = []
+    for stage, (run, program) in stages(model, frames, waveform).items():
+        sources = named_operations(program.as_text())
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder):
+                run()
+            total = collections.Counter()
+            for events in traced_events(Path(folder)):
+                for name, time in self_milliseconds(events).items():
+                    if name in sources:  # the rest is scheduling, waiting and small programs
+                        total[sources[name]] += time / WINDOWS.value
+        results[stage] = dict(total.most_common())
+        whole = total.total()
+        for source, time in total.most_common(TOP.value):
+            rows.append([stage, source, f"{time:.2f}", f"{time / whole:.1%}"])
+    print_results("Operations of a scan, ms of a thread a window", ["operation", "ms", "share"], rows, results)
+
+
+if __name__ == "__main__":
+    app.run(main)
