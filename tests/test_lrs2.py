@@ -9,6 +9,7 @@ import simplejpeg
 import soundfile
 
 from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.data.source import list_names, open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 
@@ -219,3 +220,11 @@ def test_source_travels_to_another_process(one_clip):
     source = pickle.loads(pickle.dumps(Lrs2Source(root, "train", min_frames=26)))
     np.testing.assert_array_equal(source[0].frames[2:4], clip.frames[2:4])
     np.testing.assert_array_equal(source[0].waveform[:100], sound[:100])
+
+
+@pytest.mark.parametrize("data_format", ["lrs2", "acappella"])
+def test_folders_on_an_object_store_are_refused_with_advice(data_format):
+    with pytest.raises(UserError, match="local disks only; build ArrayRecords"):
+        open_source(data_format, "gs://bucket/clips", "train", min_frames=6)
+    with pytest.raises(UserError, match="local disks only"):
+        list_names(data_format, "gs://bucket/clips")

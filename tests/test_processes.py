@@ -222,6 +222,7 @@ def test_the_mistake_of_one_process_ends_all(corpus, tmp_path):
         (("host:1", 2, None), "missing: --process_id"),
         ((None, 2, 0), "missing: --coordinator"),
         (("host", 2, 0), "expected HOST:PORT"),
+        (("host:99999", 2, 0), "port 1 to 65535"),
         (("host:1", 2, 2), "--process_id: expected 0 to 1"),
         (("host:1", 0, 0), "--num_processes: expected at least 1"),
     ],
