@@ -8,8 +8,36 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from absl import app, logging
 from rich.console import Console
 from rich.table import Table
+
+from mtd_jax.errors import UserError, in_one_line
+
+
+def run_benchmark(main) -> None:
+    """Runs a benchmark's `main()`; a user's mistake or a missing package becomes one line and exit code 1."""
+
+    def run(argv):
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"expected only flags, got {' '.join(argv[1:])}")
+            return main()
+        except ModuleNotFoundError as error:
+            print(f"error: {error}; the first lines of the script say what to install", file=sys.stderr)
+        except (UserError, OSError) as error:
+            print(in_one_line(error), file=sys.stderr)
+        return 1
+
+    app.run(run)
+
+
+def warn_if_busy() -> None:
+    """Says so where other work takes the cores from what is measured: libraries suffer from it differently."""
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    if load > cores / 2:
+        print(f"other work keeps the cores busy (load {load:.1f} on {cores}): do not compare the ways", flush=True)
 
 
 def machine() -> dict:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common import run_benchmark
 from mtd_jax import platform
 from mtd_jax.checkpoint import load_model
 from mtd_jax.confidence import TOLERANCE
@@ -38,8 +39,7 @@ KINDS = ("in sync", "shifted by 4–9 frames", "another speaker's sound")
 BINS = np.linspace(0, 1, 11)
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     platform.prepare()
     names = [Path(path).name for path in CHECKPOINTS.value]
     models = [load_model(path) for path in CHECKPOINTS.value]
@@ -120,4 +120,4 @@ def draw(path: str, names: list[str], rows: list[dict]):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

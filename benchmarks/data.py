@@ -15,17 +15,15 @@ read the window and take its RMS; for a pair out of sync read a second window. O
 import functools
 import glob
 import os
-import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import soundfile
-from absl import app, flags, logging
-from natsort import natsorted
+from absl import flags
 
-from benchmarks.common import machine, print_results, summarize, versions
+from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.pipeline import Loading, make_training_iterator
@@ -33,6 +31,11 @@ from mtd_jax.data.sampling import SILENCE_RMS, Pairing
 from mtd_jax.data.source import open_source
 from mtd_jax.data.tfds_builder import Contents, build
 from mtd_jax.errors import UserError
+
+try:
+    from natsort import natsorted
+except ImportError:
+    natsorted = None
 
 CACHE = flags.DEFINE_string("cache", "~/.cache/mtd_jax/benchmark_data", "Folder for the clips, kept.")
 REPEATS = flags.DEFINE_integer("repeats", 9, "Measurements of each way.", lower_bound=1)
@@ -134,13 +137,11 @@ def measure(ways: dict, repeats: int, count: int) -> dict[str, dict]:
     }
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
-    try:
-        roots = make_data(Path(CACHE.value).expanduser())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main():
+    if natsorted is None:
+        raise UserError("the peer sorts with natsort: pip install natsort")
+    warn_if_busy()
+    roots = make_data(Path(CACHE.value).expanduser())
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     sources = {name: open_source("lrs2" if name == "lrs2" else "tfds", root, "train", min_frames=26)
@@ -173,4 +174,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

@@ -12,20 +12,18 @@ The published log has 31 minutes for LRS2's test list of 1,243 clips and 45,000 
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
-from benchmarks.common import machine, print_results, summarize, versions
+from benchmarks.common import machine, print_results, run_benchmark, summarize, versions
 from mtd_jax import platform
 from mtd_jax.arrays import create_model
 from mtd_jax.data.clip import FPS
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.source import open_source
-from mtd_jax.errors import UserError
 from mtd_jax.evaluate import evaluate
 from mtd_jax.model import ModelConfig
 
@@ -88,14 +86,9 @@ class _First:
         return self.source[index]
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     platform.prepare()
-    try:
-        root = make_clips(Path(CORPUS.value).expanduser(), DISTINCT.value, CLIPS.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    root = make_clips(Path(CORPUS.value).expanduser(), DISTINCT.value, CLIPS.value)
     named = ModelConfig.tiny if TINY.value else ModelConfig.mtd_vocalist
     config = named(compute_dtype=COMPUTE_DTYPE.value)
     measured = measure(create_model(config, 0), root, REPEATS.value)
@@ -126,4 +119,4 @@ def _told(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

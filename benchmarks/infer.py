@@ -16,17 +16,18 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
+from absl import flags  # noqa: E402
+
+from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 VIDEO = flags.DEFINE_string("video", None, "The video; without it one is filmed.")
-FILM_SECONDS = flags.DEFINE_float("film_seconds", 10.0, "Length of the film.")
+FILM_SECONDS = flags.DEFINE_float("film_seconds", 10.0, "Length of the film.", lower_bound=1.0)
 FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Its height in pixels; 16:9.")
 FILM_LOOP = 60.0  # seconds of a speaker that a longer film repeats
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     from mtd_jax import platform
     from mtd_jax.checkpoint import load_model
     from mtd_jax.infer import detect_offset
@@ -78,11 +79,17 @@ def main(_):
     print(
         f"{'all':34} {total:8.1f} s;  {frames} windows in {len(result.tracks)} tracks, peak memory {peak:.0f} MB"
     )
-    print(
-        json.dumps(
-            {"seconds": seconds, "windows": frames, "pictures_searched": detector.pictures, "peak_mb": peak}
-        )
-    )
+    results = {
+        "benchmark": "infer",
+        "machine": machine(),
+        "versions": versions("jax", "jaxlib", "av", "opencv-python-headless"),
+        "settings": {"checkpoint": CHECKPOINT.value, "video": VIDEO.value, "film_seconds": FILM_SECONDS.value},
+        "seconds": seconds,
+        "windows": frames,
+        "pictures_searched": detector.pictures,
+        "peak_mb": peak,
+    }
+    print(json.dumps(results))
 
 
 class Film:
@@ -122,4 +129,4 @@ def film(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

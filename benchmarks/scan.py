@@ -1,6 +1,6 @@
 """A clip's full ±15 scan on the CPU: this package beside PyTorch, in turns in one process, float32.
 
-    python -m benchmarks.scan [--models=student,teacher] [--repeats=5] [--nocompile]
+    pip install torch && python -m benchmarks.scan [--models=student,teacher] [--repeats=5] [--nocompile]
 
 Milliseconds per frame (= window of 5 frames against the sound at 31 shifts):
   MTD-JAX               `score_clip` of a whole clip, spectrogram included
@@ -16,20 +16,21 @@ import os
 import time
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from benchmarks.common import machine, print_results, summarize, versions
+from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 
-MODELS = flags.DEFINE_list("models", "student,teacher", "Which networks.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.")
+NAMES = ("student", "teacher")
+MODELS = flags.DEFINE_list("models", NAMES, "Which networks.")
+flags.register_validator("models", lambda names: names and set(names) <= set(NAMES), f"of {', '.join(NAMES)}")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.", lower_bound=1)
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)
 COMPILE = flags.DEFINE_bool("compile", True, "Also time torch.compile, which takes minutes to compile.")
 SHIFT = 15
 FRAMES = 4  # windows, from SHIFT on, that PyTorch encodes once and scores; the published way scores the first
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     import jax
 
     from mtd_jax import platform
@@ -48,7 +49,13 @@ def main(_):
     mel = np.asarray(log_mel(waveform))
     mel_windows = np.stack([mel[i * 16 // 5 : i * 16 // 5 + 16] for i in range(count)])
     video_windows = np.stack([frames[i : i + 5] for i in range(count)])
-    results = {"machine": machine(), "versions": versions("jax", "jaxlib", "torch"), "windows": count}
+    warn_if_busy()
+    results = {
+        "benchmark": "scan",
+        "machine": machine(),
+        "versions": versions("jax", "jaxlib", "torch"),
+        "settings": {"windows": count, "repeats": REPEATS.value, "compile": COMPILE.value},
+    }
     rows = []
     for name in MODELS.value:
         model = create_model(configs[name], 0)
@@ -149,4 +156,4 @@ def torch_ways(model, video_windows, mel_windows) -> dict:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

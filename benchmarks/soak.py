@@ -19,7 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
+
+from benchmarks.common import run_benchmark
 
 ROOT = Path(__file__).parent.parent
 KILLS = flags.DEFINE_integer("kills", 24, "How often the training is killed.", lower_bound=1)
@@ -35,8 +37,7 @@ class SoakError(Exception):
     """The training did not come through."""
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     with tempfile.TemporaryDirectory() as folder:
         counts = soak(Path(folder), KILLS.value, SEED.value, tell=print)
     print(f"bit-identical after {sum(counts.values())} kills: {dict(counts)}")
@@ -154,4 +155,4 @@ def compare(alone: Path, killed: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

@@ -18,16 +18,19 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # describing takes no 
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from absl import app, flags  # noqa: E402
+from absl import flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks.collectives import collectives  # noqa: E402
+from benchmarks.common import run_benchmark  # noqa: E402
 from configs import distill  # noqa: E402
 from mtd_jax.arrays import abstract_arrays  # noqa: E402
 from mtd_jax.config import model_config  # noqa: E402
 from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
+from mtd_jax.errors import UserError  # noqa: E402
+from mtd_jax.files import check_writable, write_whole  # noqa: E402
 from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
 from mtd_jax.objective import Objective  # noqa: E402
 from mtd_jax.optimizer import make_optimizer, schedule_factor  # noqa: E402
@@ -47,22 +50,32 @@ HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
 LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
 
 
-def main(_):
+def main():
+    if JSON.value:
+        check_writable(JSON.value)
     # Less time for the compiler's search; memory and collectives come out alike.
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     reports = []
     for slice_name in SLICES.value:
-        devices = topologies.get_topology_desc(slice_name, "tpu").devices
+        devices = describe(slice_name)
         for run in (make_run(devices, int(fsdp)) for fsdp in FSDP.value):
             for step in STEPS.value:
                 reports.append({"slice": slice_name} | report(run, devices, step))
                 print_report(reports[-1])
                 if JSON.value:
-                    with open(JSON.value, "w") as file:
-                        json.dump(reports, file, indent=1)
+                    write_whole(JSON.value, json.dumps(reports, indent=1) + "\n")
     found = [f"{r['slice']}, {r['mesh']}, {r['step']}: {line}" for r in reports for line in violations(r)]
     print("\n".join(found) or "collectives and memory are as the design says")
     return 1 if found else 0
+
+
+def describe(slice_name: str) -> list:
+    """The chips of a slice. Raises `UserError` without libtpu, or if libtpu does not know the slice."""
+    try:
+        return topologies.get_topology_desc(slice_name, "tpu").devices
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--slices={slice_name}: {reason}; pip install libtpu, and name a slice of its") from error
 
 
 def make_run(devices, fsdp: int) -> Run:
@@ -165,4 +178,4 @@ def print_report(figures: dict):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from benchmarks.common import machine, print_results, versions
+from benchmarks.common import machine, print_results, run_benchmark, versions
 from mtd_jax import platform, scoring
 from mtd_jax.arrays import create_model
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
@@ -77,8 +77,7 @@ def stages(model, frames, waveform) -> dict:
     }
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
     platform.prepare()
     named = {"student": ModelConfig.mtd_vocalist, "teacher": ModelConfig.vocalist}
     model = create_model(named[MODEL.value](), 0)
@@ -86,7 +85,12 @@ def main(_):
     count = WINDOWS.value + model.config.window_frames
     frames = rng.integers(0, 256, (count, *FRAME_SHAPE), dtype=np.uint8)
     waveform = rng.integers(-20_000, 20_000, count * SAMPLES_PER_FRAME).astype(np.int16)
-    results = {"machine": machine(), "versions": versions("jax", "jaxlib"), "windows": WINDOWS.value}
+    results = {
+        "benchmark": "trace",
+        "machine": machine(),
+        "versions": versions("jax", "jaxlib"),
+        "settings": {"model": MODEL.value, "windows": WINDOWS.value},
+    }
     rows = []
     for stage, (run, program) in stages(model, frames, waveform).items():
         sources = named_operations(program.as_text())
@@ -106,4 +110,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

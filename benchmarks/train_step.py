@@ -36,9 +36,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
+from absl import flags  # noqa: E402
 
-from benchmarks.common import machine, print_results, summarize, versions  # noqa: E402
+from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy  # noqa: E402
 from benchmarks.step_ways import (  # noqa: E402
     GFLOP_PER_SAMPLE,
     NO_DROPOUT,
@@ -51,6 +51,8 @@ from benchmarks.step_ways import (  # noqa: E402
     torch_way,
 )
 from mtd_jax import platform  # noqa: E402
+from mtd_jax.errors import UserError  # noqa: E402
+from mtd_jax.files import check_writable, write_whole  # noqa: E402
 
 WARM_UP_STEPS = 4  # compilation, algorithms by trial, recording of CUDA graphs
 CHECKED_STEPS = 3
@@ -76,8 +78,11 @@ TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of five steps o
 flags.register_validator("rows", lambda rows: rows and set(rows) <= {*OURS, *PEERS}, f"of {[*OURS, *PEERS]}")
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def main():
+    if JSON.value:
+        check_writable(JSON.value)
+    if TRACE.value and not set(ROWS.value) & set(OURS):
+        raise UserError(f"--trace is of this package's own rows; name one of {', '.join(OURS)} with --rows")
     platform.prepare()
     jax.devices()  # JAX before PyTorch: each brings its own cuDNN, and JAX is the one that asks for a newer one
     sizes = Sizes(BATCH_SIZE.value or (4 if TINY.value else 128), TINY.value)
@@ -87,9 +92,7 @@ def main(_):
     say(f"backend {jax.default_backend()}, device {jax.devices()[0].device_kind}")
     if jax.default_backend() != "gpu":
         say("no GPU: this shows that the benchmark runs, and measures nothing the project claims")
-    load, cores = results["machine"]["load_average"][0], results["machine"]["cores"]
-    if load > cores / 2:
-        say(f"other work keeps the cores busy (load {load} on {cores}): the ratios to PyTorch mean nothing")
+    warn_if_busy()
     refused: dict[str, str] = {}
     if CHECK.value:
         results["check"] = check(ROWS.value, sizes, refused)
@@ -106,14 +109,13 @@ def main(_):
     results["seconds_per_step"] = {name: summarize(samples) for name, samples in seconds.items()}
     results["compiled"] = {name: way.figures for name, way in ways.items() if way.figures}
     results["refused"] = refused
-    if TRACE.value:
-        trace(ways)
     if JSON.value:
-        with open(JSON.value, "w") as file:
-            json.dump(results, file, indent=1)
+        write_whole(JSON.value, json.dumps(results, indent=1) + "\n")
     columns = ["ms a step", "quartiles", "samples / s", "of the matrix rate", "speed, torch_published = 1"]
     title = f"Distillation step, {sizes.batch_size} pairs{', tiny networks' if TINY.value else ''}"
     print_results(title, columns, table_rows(results), results)
+    if TRACE.value:
+        trace(ways)
     wrong = [name for name, found in results.get("check", {}).items() if not found["passed"]]
     if wrong:
         print(f"failed: losses differ from ours_float32's by more than the tolerance: {', '.join(wrong)}")
@@ -210,4 +212,4 @@ def say(line: str):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_benchmark(main)

@@ -11,9 +11,12 @@ A training run keeps several of them in WORKDIR/checkpoints/STEP.
 import contextlib
 import dataclasses
 import errno
+import json
 import logging
 import os
 import re
+import sys
+import warnings
 
 import flax
 import jax
@@ -65,6 +68,19 @@ def _for_users(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_for_users)
 # Of many writes that fail together asyncio logs all but the first, which is the one that orbax raises.
 logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+
+
+def forget_unfinished_writes():
+    """After a failed write, orbax drops what it had begun, and Python would report each piece of it."""
+    report = sys.unraisablehook
+
+    def quieter(unraisable):
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            report(unraisable)
+
+    sys.unraisablehook = quieter
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
 
 # Each array is written by one of its replicas. Cut up among all of them, as orbax would, these models are
 # thousands of slices of a few kB: on eight CPU devices the first checkpoint then took 4 s instead of 0.3.
@@ -197,17 +213,32 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
         best_mode="min",
         read_only=read_only,
     )
-    return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options, item_handlers=_handlers())
+    directory = epath.Path(directory).absolute()
+    try:
+        return ocp.CheckpointManager(directory, options=options, item_handlers=_handlers())
+    except ValueError as error:
+        raise UserError(_damaged_metrics(directory) or f"{directory}: cannot be read ({error})") from error
+
+
+def _damaged_metrics(directory) -> str | None:
+    """One line for the validation metrics of a step that are no JSON, which orbax reads first."""
+    for file in sorted(directory.glob("*/metrics/metrics")):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            step = file.parent.parent
+            return f"{step}: damaged, its metrics cannot be read; remove this folder to go on from the one before"
+    return None
 
 
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
     """Reads one array item as it is, on a device of this process whatever machine wrote it; flat names."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     expected = load_description(path)["checksums"]
-    with _readable(path, item), _checkpointer() as reader:
-        found = reader.metadata(path).item_metadata[item].tree
+    with _readable(path, item), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        found = reader.metadata(path / item).item_metadata.tree
         target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), found)
-        tree = reader.restore(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        tree = reader.restore(path / item, args=ocp.args.StandardRestore(target))
         checksums.check(tree, expected[item])
     return traverse_util.flatten_dict(tree, sep="/")
 

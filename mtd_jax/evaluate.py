@@ -14,7 +14,7 @@ from rich.progress import track
 
 from mtd_jax.accuracy_table import print_table
 from mtd_jax.arrays import bind, model_arrays
-from mtd_jax.checkpoint import load_model
+from mtd_jax.checkpoint import find_checkpoint, load_description, load_model
 from mtd_jax.checksums import checksum_of_all
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
@@ -114,7 +114,8 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     started = time.monotonic()
     if not config.data.root:
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
-    model = load_model(checkpoint)
+    used = find_checkpoint(checkpoint)
+    model, step = load_model(used), load_description(used)["step"]
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # the next line says why
@@ -142,6 +143,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         for t in protocol.tolerances
     }
     print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
+    print(f"checkpoint: {used}, step {step}")
     left_out = sum(results["skipped"].values())
     print(
         f"{len(results['clips'])} clips of {source.list_path} scored, "
@@ -149,6 +151,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     )
     settings = {
         "checkpoint": str(checkpoint),
+        "step": step,
         "list": str(source.list_path),
         "protocol": config.evaluation.protocol,
         "reference_edges": edges,

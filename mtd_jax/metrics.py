@@ -1,11 +1,14 @@
 """Training metrics on disk: one JSON object per line, and TensorBoard."""
 
+import contextlib
 import json
 import tempfile
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from mtd_jax.errors import UserError
+from mtd_jax.files import write_whole
 from mtd_jax.workdir import is_remote
 
 
@@ -20,9 +23,7 @@ class MetricWriter:
         workdir = epath.Path(workdir)
         self._path, self._events = workdir / "metrics.jsonl", workdir / "tensorboard"
         self._lines = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
-        partial = self._path.parent / f".{self._path.name}.partial"
-        partial.write_text(_text(self._lines))
-        partial.replace(self._path)
+        write_whole(self._path, _text(self._lines))
         self._spool = tempfile.TemporaryDirectory() if is_remote(workdir) else None
         self._file = None if self._spool else self._path.open("a")
         self._tensorboard = SummaryWriter(
@@ -35,22 +36,32 @@ class MetricWriter:
         if self._spool:
             self._lines.append(line)
         else:
-            self._file.write(line + "\n")
-            self._file.flush()
+            with self._writing():
+                self._file.write(line + "\n")
+                self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
     def flush(self):
         """Brings an object store up to date."""
-        self._tensorboard.flush()
-        if self._spool:
-            self._path.write_text(_text(self._lines))
-            self._events.mkdir(parents=True, exist_ok=True)
-            for file in epath.Path(self._spool.name).iterdir():
-                (self._events / file.name).write_bytes(file.read_bytes())
+        with self._writing():
+            self._tensorboard.flush()
+            if self._spool:
+                self._path.write_text(_text(self._lines))
+                self._events.mkdir(parents=True, exist_ok=True)
+                for file in epath.Path(self._spool.name).iterdir():
+                    (self._events / file.name).write_bytes(file.read_bytes())
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def close(self):
-        self._tensorboard.close()
+        with self._writing():
+            self._tensorboard.close()
         if self._spool:
             self.flush()
             self._spool.cleanup()

@@ -65,6 +65,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             raise UserError(f"{_APART} ({str(error).strip().splitlines()[0][:200]}); {_TOGETHER}") from error
         if jax.process_count() > 1:  # where they disagree on the number, this waits, too
             _watch_each_other(coordinator)
+            check_same_everywhere({"--num_processes": num_processes})
 
 
 def _watch_each_other(coordinator: str | None):

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from mtd_jax import checksums
 from mtd_jax.arrays import check_cover, model_arrays
-from mtd_jax.checkpoint import cannot_write, check_format, describe
+from mtd_jax.checkpoint import cannot_write, check_format, describe, forget_unfinished_writes
 from mtd_jax.errors import UserError
 from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
@@ -81,6 +81,7 @@ def writing(manager: ocp.CheckpointManager):
     try:
         yield
     except (OSError, ValueError) as error:
+        forget_unfinished_writes()
         raise UserError(cannot_write(error, manager.directory)) from error
 
 

@@ -45,12 +45,14 @@ def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT
       float32 (N, 2·max_shift + 1) logits. Column c is audio shifted by c − max_shift frames.
 
     Raises:
-      ValueError: if the clip is shorter than T + 1 frames, or the frames have another shape or dtype.
+      ValueError: if the clip is shorter than T + 1 frames, or an argument is of another shape, dtype or range.
     """
     window = model.config.window_frames
     frames, waveform = np.asarray(frames), np.asarray(waveform)
     if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
         raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
+    if max_shift < 0:
+        raise ValueError(f"max_shift: expected 0 or more, got {max_shift}")
     if waveform.ndim != 1 or (np.issubdtype(waveform.dtype, np.floating) and not np.isfinite(waveform).all()):
         raise ValueError(f"waveform: expected (samples,) of finite values, mono at 16 kHz, got {waveform.shape}")
     usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)

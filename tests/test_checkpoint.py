@@ -81,6 +81,7 @@ def overwrite(file):
     [
         (shutil.rmtree, "training"),
         (overwrite, "config/metadata"),
+        (overwrite, "metrics/metrics"),
         (overwrite, "model/manifest.ocdbt"),
         (flip_bits, "model"),
         (flip_bits, "training"),
@@ -92,9 +93,20 @@ def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_p
     checkpoints = tmp_path / "bad" / "checkpoints"
     steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
     damage(checkpoints / str(steps[-1]) / item)
-    rest = f"go on from step {steps[-2]}" if len(steps) > 1 else "start afresh"
-    with pytest.raises(UserError, match=f"damaged.*remove this folder to {rest}"):
+    rest = f"go on from (step {steps[-2]}|the one before)" if len(steps) > 1 else "start afresh"
+    with pytest.raises(UserError, match=f"checkpoints/{steps[-1]}: damaged.*remove this folder to {rest}"):
         train(config, tmp_path / "bad", report=lambda line: None)
+
+
+def test_a_model_needs_nothing_of_the_optimiser(run, tmp_path):
+    _, workdir = run
+    step = max(
+        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+    shutil.copytree(step, tmp_path / "step")
+    flip_bits(tmp_path / "step" / "training")
+    (tmp_path / "step" / "training" / "_METADATA").unlink()
+    assert mtd_jax.load_model(tmp_path / "step").config == STUDENT
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -94,7 +94,8 @@ def natural_key(text: str) -> list:
 def _pairs(pictures: Path, sounds: Path) -> list[tuple[Path, Path]]:
     """(folder of pictures, sound) of every clip."""
     folders = sorted((p for p in pictures.glob("*/*/*") if p.is_dir()), key=lambda p: natural_key(p.as_posix()))
-    files = sorted(sounds.glob("*/*/*.wav"), key=lambda p: natural_key(p.as_posix()))
+    # Without ".wav", so that equal names pair whatever else begins like them.
+    files = sorted(sounds.glob("*/*/*.wav"), key=lambda p: natural_key(p.with_suffix("").as_posix()))
     names = [folder.relative_to(pictures).as_posix() for folder in folders]
     heard = [file.relative_to(sounds).with_suffix("").as_posix() for file in files]
     if len(names) != len(heard):
