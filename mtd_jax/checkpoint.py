@@ -8,15 +8,7 @@ A checkpoint directory holds up to four items, written by orbax:
 A training run keeps several of them in WORKDIR/checkpoints/STEP.
 """
 
-import contextlib
 import dataclasses
-import errno
-import json
-import logging
-import os
-import re
-import sys
-import warnings
 
 import flax
 import jax
@@ -27,59 +19,15 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mtd_jax import checksums, peers
+from mtd_jax import checksums
 from mtd_jax.arrays import abstract_arrays, bind, check_cover, model_arrays
 from mtd_jax.audio import MEL_SETTINGS
+from mtd_jax.checkpoint_faults import damaged_metrics, readable
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig, SyncModel
 
 FORMAT = 2
 BEST_METRIC = "val_loss"
-
-
-def cannot_write(error: Exception, directory) -> str:
-    """One line for a checkpoint that could not be written."""
-    code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
-    if isinstance(code, re.Match):
-        code = int(code[1])
-    reason = os.strerror(code) if code else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-    return (
-        f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "
-        "what was saved before is intact"
-    )
-
-
-def _for_users(record: logging.LogRecord) -> bool:
-    """Keeps what orbax logs for developers from users; what it fails to write reaches them as an exception.
-
-    With several processes that takes minutes, in which all wait for each other to finish a checkpoint that one of
-    them cannot write. There, all end with the record.
-    """
-    if "orbax" not in record.pathname:
-        return True
-    error = record.exc_info[1] if record.exc_info else None
-    if not isinstance(error, (OSError, ValueError)):
-        return record.levelno >= logging.ERROR
-    peers.end_all(f"error: {cannot_write(error, getattr(error, 'filename', None) or 'the work directory')}", 1)
-    return False
-
-
-logging.getLogger("absl").addFilter(_for_users)
-# Of many writes that fail together asyncio logs all but the first, which is the one that orbax raises.
-logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
-
-
-def forget_unfinished_writes():
-    """After a failed write, orbax drops what it had begun, and Python would report each piece of it."""
-    report = sys.unraisablehook
-
-    def quieter(unraisable):
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            report(unraisable)
-
-    sys.unraisablehook = quieter
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 # Each array is written by one of its replicas. Cut up among all of them, as orbax would, these models are
@@ -150,7 +98,7 @@ def load_loss_weights(directory) -> np.ndarray | None:
 def load_description(directory) -> dict:
     """The `config` item of a checkpoint, see `describe`."""
     path = find_checkpoint(directory)
-    with _readable(path, "config"), _checkpointer() as checkpointer:
+    with readable(path, "config"), _checkpointer() as checkpointer:
         return checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore())).config
 
 
@@ -217,42 +165,19 @@ def open_manager(directory, *, read_only=False, best_and_last=1) -> ocp.Checkpoi
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=_handlers())
     except ValueError as error:
-        raise UserError(_damaged_metrics(directory) or f"{directory}: cannot be read ({error})") from error
-
-
-def _damaged_metrics(directory) -> str | None:
-    """One line for the validation metrics of a step that are no JSON, which orbax reads first."""
-    for file in sorted(directory.glob("*/metrics/metrics")):
-        try:
-            json.loads(file.read_text())
-        except ValueError:
-            step = file.parent.parent
-            return f"{step}: damaged, its metrics cannot be read; remove this folder to go on from the one before"
-    return None
+        raise UserError(damaged_metrics(directory) or f"{directory}: cannot be read ({error})") from error
 
 
 def restore_arrays(path, item: str) -> dict[str, jax.Array]:
     """Reads one array item as it is, on a device of this process whatever machine wrote it; flat names."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     expected = load_description(path)["checksums"]
-    with _readable(path, item), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    with readable(path, item), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         found = reader.metadata(path / item).item_metadata.tree
         target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), found)
         tree = reader.restore(path / item, args=ocp.args.StandardRestore(target))
         checksums.check(tree, expected[item])
     return traverse_util.flatten_dict(tree, sep="/")
-
-
-@contextlib.contextmanager
-def _readable(path, item: str):
-    """Turns what orbax raises for a missing or damaged item, which can be any exception, into a `UserError`."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{path}: cannot read its item {item!r} ({reason[0][:200]}); copy or convert the checkpoint again"
-        ) from error
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -1,6 +1,5 @@
 """Saving a training run whole, and going on from it."""
 
-import contextlib
 import json
 import re
 import zlib
@@ -12,7 +11,8 @@ from flax import traverse_util
 
 from mtd_jax import checksums
 from mtd_jax.arrays import check_cover, model_arrays
-from mtd_jax.checkpoint import cannot_write, check_format, describe, forget_unfinished_writes
+from mtd_jax.checkpoint import check_format, describe
+from mtd_jax.checkpoint_faults import restoring, writing
 from mtd_jax.errors import UserError
 from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
@@ -75,16 +75,6 @@ def save_run(
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
 
-@contextlib.contextmanager
-def writing(manager: ocp.CheckpointManager):
-    """Turns a failed write of a checkpoint, now or in the background, into one line; earlier ones are intact."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        forget_unfinished_writes()
-        raise UserError(cannot_write(error, manager.directory)) from error
-
-
 def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tuple[TrainState, dict]:
     """The latest state of the run, and its description as from `save_run`.
 
@@ -95,22 +85,8 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tu
     """
     step = manager.latest_step()
     where = f"{manager.directory}/{step}"
-    with _restoring(manager, where):
+    with restoring(manager, where):
         return _restore(manager, step, where, state, config)
-
-
-@contextlib.contextmanager
-def _restoring(manager, where: str):
-    """Turns what orbax raises for a damaged checkpoint, which can be any exception, into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        earlier = sorted(manager.all_steps())[:-1]
-        rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
-        raise UserError(f"{where}: damaged, it cannot be read ({reason}); remove this folder to {rest}") from error
 
 
 def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple[TrainState, dict]:

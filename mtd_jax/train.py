@@ -10,6 +10,7 @@ from etils import epath
 from mtd_jax import peers
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checkpoint import load_model, open_manager
+from mtd_jax.checkpoint_faults import writing
 from mtd_jax.config import model_config, validate
 from mtd_jax.data.draws import Shard
 from mtd_jax.data.pipeline import Loading, make_training_iterator
@@ -22,7 +23,7 @@ from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.processes import check_same_everywhere
 from mtd_jax.progress import Progress
-from mtd_jax.resume import restore_run, save_run, with_fingerprints, writing
+from mtd_jax.resume import restore_run, save_run, with_fingerprints
 from mtd_jax.sharding import make_mesh, place, put_batch
 from mtd_jax.signals import Signals, interrupted
 from mtd_jax.step import Run, compile_steps, initial_state

@@ -13,6 +13,7 @@ import mtd_jax
 from mtd_jax import checkpoint
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import save_model
+from mtd_jax.checkpoint_faults import cannot_write
 from mtd_jax.checksums import check, checksums
 from mtd_jax.errors import UserError
 from mtd_jax.train import train
@@ -144,4 +145,4 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(run, tmp_p
     ],
 )
 def test_the_reason_is_given_in_the_systems_words(error, line):
-    assert line in checkpoint.cannot_write(error, "there")
+    assert line in cannot_write(error, "there")

@@ -1,0 +1,110 @@
+"""What can go wrong with checkpoints, in one line: disks that are full, files that are damaged.
+
+Orbax raises exceptions of any kind, logs for developers, and leaves threads and coroutines behind.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+
+import orbax.checkpoint as ocp
+
+from mtd_jax import peers
+from mtd_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def writing(manager: ocp.CheckpointManager):
+    """Turns a failed write of a checkpoint, now or in the background, into one line; earlier ones are intact."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        _forget_unfinished_writes()
+        raise UserError(cannot_write(error, manager.directory)) from error
+
+
+@contextlib.contextmanager
+def restoring(manager, where: str):
+    """Turns what orbax raises for a damaged checkpoint, which can be any exception, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        earlier = sorted(manager.all_steps())[:-1]
+        rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
+        raise UserError(f"{where}: damaged, it cannot be read ({reason}); remove this folder to {rest}") from error
+
+
+@contextlib.contextmanager
+def readable(path, item: str):
+    """Turns what orbax raises for a missing or damaged item, which can be any exception, into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{path}: cannot read its item {item!r} ({reason[0][:200]}); copy or convert the checkpoint again"
+        ) from error
+
+
+def damaged_metrics(directory) -> str | None:
+    """One line for the validation metrics of a step that are no JSON, which orbax reads first."""
+    for file in sorted(directory.glob("*/metrics/metrics")):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            step = file.parent.parent
+            return f"{step}: damaged, its metrics cannot be read; remove this folder to go on from the one before"
+    return None
+
+
+def cannot_write(error: Exception, directory) -> str:
+    """One line for a checkpoint that could not be written."""
+    code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
+    if isinstance(code, re.Match):
+        code = int(code[1])
+    reason = os.strerror(code) if code else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return (
+        f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "
+        "what was saved before is intact"
+    )
+
+
+def _for_users(record: logging.LogRecord) -> bool:
+    """Keeps what orbax logs for developers from users; what it fails to write reaches them as an exception.
+
+    With several processes that takes minutes, in which all wait for each other to finish a checkpoint that one of
+    them cannot write. There, all end with the record.
+    """
+    if "orbax" not in record.pathname:
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, (OSError, ValueError)):
+        return record.levelno >= logging.ERROR
+    peers.end_all(f"error: {cannot_write(error, getattr(error, 'filename', None) or 'the work directory')}", 1)
+    return False
+
+
+logging.getLogger("absl").addFilter(_for_users)
+# Of many writes that fail together asyncio logs all but the first, which is the one that orbax raises.
+logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+
+
+def _forget_unfinished_writes():
+    """After a failed write, orbax drops what it had begun, and Python would report each piece of it."""
+    report = sys.unraisablehook
+
+    def quieter(unraisable):
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            report(unraisable)
+
+    sys.unraisablehook = quieter
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
