@@ -51,10 +51,10 @@ def main(_):
     platform.prepare()
     if MODE.value in ("train", "evaluate"):
         processes.start(*process_flags.process_options())
+        end_at_once_on_sigterm()
     if MODE.value == "demo":
         demo.demo(WORKDIR.value or "workdir", SEED.value)
     elif MODE.value == "train":
-        end_at_once_on_sigterm()
         train.train(needed(CONFIG), needed(WORKDIR))
     elif MODE.value == "infer":
         from mtd_jax.measure import measure

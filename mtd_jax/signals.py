@@ -15,7 +15,7 @@ def end_at_once_on_sigterm():
     """For the time in which a run has nothing to save: SIGTERM ends it, to be started again."""
 
     def end(*_):
-        os.write(2, b"SIGTERM: ended at once; the same command goes on\n")
+        os.write(2, b"SIGTERM: ended at once; start the same command again\n")
         os._exit(GONE)
 
     signal.signal(signal.SIGTERM, end)
