@@ -36,10 +36,11 @@ def restoring(manager, where: str):
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         earlier = sorted(manager.all_steps())[:-1]
         rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
-        raise UserError(f"{where}: damaged, it cannot be read ({reason}); remove this folder to {rest}") from error
+        raise UserError(
+            f"{where}: damaged, it cannot be read ({_first_line(error)}); remove this folder to {rest}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -48,9 +49,8 @@ def readable(path, item: str):
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{path}: cannot read its item {item!r} ({reason[0][:200]}); copy or convert the checkpoint again"
+            f"{path}: cannot read its item {item!r} ({_first_line(error)}); copy or convert the checkpoint again"
         ) from error
 
 
@@ -67,15 +67,18 @@ def damaged_metrics(directory) -> str | None:
 
 def cannot_write(error: Exception, directory) -> str:
     """One line for a checkpoint that could not be written."""
-    code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
-    if isinstance(code, re.Match):
-        code = int(code[1])
-    reason = os.strerror(code) if code else (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    within = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
+    code = int(within[1]) if within else getattr(error, "errno", None)
+    reason = os.strerror(code) if code else _first_line(error)
     mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     return (
         f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "
         "what was saved before is intact"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _for_users(record: logging.LogRecord) -> bool:

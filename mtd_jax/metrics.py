@@ -1,14 +1,12 @@
 """Training metrics on disk: one JSON object per line, and TensorBoard."""
 
-import contextlib
 import json
 import tempfile
 
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from mtd_jax.errors import UserError
-from mtd_jax.files import write_whole
+from mtd_jax.files import write_whole, writing_to
 from mtd_jax.workdir import is_remote
 
 
@@ -36,7 +34,7 @@ class MetricWriter:
         if self._spool:
             self._lines.append(line)
         else:
-            with self._writing():
+            with writing_to(self._path):
                 self._file.write(line + "\n")
                 self._file.flush()
         for name, value in values.items():
@@ -44,7 +42,7 @@ class MetricWriter:
 
     def flush(self):
         """Brings an object store up to date."""
-        with self._writing():
+        with writing_to(self._path):
             self._tensorboard.flush()
             if self._spool:
                 self._path.write_text(_text(self._lines))
@@ -52,15 +50,8 @@ class MetricWriter:
                 for file in epath.Path(self._spool.name).iterdir():
                     (self._events / file.name).write_bytes(file.read_bytes())
 
-    @contextlib.contextmanager
-    def _writing(self):
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
-
     def close(self):
-        with self._writing():
+        with writing_to(self._path):
             self._tensorboard.close()
         if self._spool:
             self.flush()

@@ -179,7 +179,7 @@ def wait_for(process, text):
 
 @pytest.mark.slow
 def test_a_pod_survives_signals_and_deaths(corpus, tmp_path):
-    """SIGTERM to one of two processes, later SIGKILL: both end each time, and nothing is lost."""
+    """SIGTERM to one of two processes, then SIGKILL to each in turn: all end at once, and nothing is lost."""
     whole = outcomes(launch([command(corpus, tmp_path / "whole")] * 2))
     assert [code for code, _, _ in whole] == [0, 0]
     assert "step 6/6" in whole[0][1] and "step" not in whole[1][1]  # the first process alone reports
@@ -193,14 +193,16 @@ def test_a_pod_survives_signals_and_deaths(corpus, tmp_path):
     assert re.fullmatch(r"SIGTERM: step \d of 6 is saved in .*; the same command goes on from there", *first[2])
     assert second[2] == []
 
-    started = launch([again] * 2)
-    wait_for(started[0], "step")
-    started[1].kill()
-    since = time.monotonic()
-    code, _, said = outcomes(started)[0]
-    assert code == 75 and time.monotonic() - since < 60  # JAX itself would take its 100 seconds
-    line = "error: process 1 went away; start all of them again, a training goes on from its last checkpoint"
-    assert said == [line]
+    for victim, other in ((1, 0), (0, 1)):
+        started = launch([again] * 2)
+        wait_for(started[0], "step")
+        started[victim].kill()
+        since = time.monotonic()
+        code, _, said = outcomes(started)[other]
+        assert time.monotonic() - since < 60  # JAX itself would take its 100 seconds
+        line = f"error: process {victim} went away; start all of them again, a training goes on from its last checkpoint"
+        if (victim, code) != (0, -signal.SIGABRT):  # without its coordinator JAX may be faster, see README
+            assert code == 75 and said == [line]
 
     last = outcomes(launch([again] * 2))
     assert [code for code, _, _ in last] == [0, 0]
