@@ -29,7 +29,7 @@ from configs import distill  # noqa: E402
 from mtd_jax.arrays import abstract_arrays  # noqa: E402
 from mtd_jax.config import model_config  # noqa: E402
 from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
-from mtd_jax.errors import UserError  # noqa: E402
+from mtd_jax.errors import UserError, first_line  # noqa: E402
 from mtd_jax.files import check_writable, write_whole  # noqa: E402
 from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
 from mtd_jax.objective import Objective  # noqa: E402
@@ -74,7 +74,7 @@ def describe(slice_name: str) -> list:
     try:
         return topologies.get_topology_desc(slice_name, "tpu").devices
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--slices={slice_name}: {reason}; pip install libtpu, and name a slice of its") from error
 
 

@@ -15,7 +15,7 @@ import warnings
 import orbax.checkpoint as ocp
 
 from mtd_jax import peers
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def restoring(manager, where: str):
         earlier = sorted(manager.all_steps())[:-1]
         rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
         raise UserError(
-            f"{where}: damaged, it cannot be read ({_first_line(error)}); remove this folder to {rest}"
+            f"{where}: damaged, it cannot be read ({first_line(error)}); remove this folder to {rest}"
         ) from error
 
 
@@ -50,7 +50,7 @@ def readable(path, item: str):
         yield
     except Exception as error:
         raise UserError(
-            f"{path}: cannot read its item {item!r} ({_first_line(error)}); copy or convert the checkpoint again"
+            f"{path}: cannot read its item {item!r} ({first_line(error)}); copy or convert the checkpoint again"
         ) from error
 
 
@@ -69,16 +69,12 @@ def cannot_write(error: Exception, directory) -> str:
     """One line for a checkpoint that could not be written."""
     within = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
     code = int(within[1]) if within else getattr(error, "errno", None)
-    reason = os.strerror(code) if code else _first_line(error)
+    reason = os.strerror(code) if code else first_line(error)
     mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     return (
         f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "
         "what was saved before is intact"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _for_users(record: logging.LogRecord) -> bool:

@@ -18,3 +18,8 @@ def in_one_line(error: UserError | OSError) -> str:
     if isinstance(error, OSError):
         return f"error: {error.filename or ''}: {error.strerror or error}"
     return f"error: {error}"
+
+
+def first_line(error: Exception) -> str:
+    """What to quote of a library's exception."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

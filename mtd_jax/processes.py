@@ -5,6 +5,7 @@ One process is the default and needs nothing of this.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -14,18 +15,22 @@ import threading
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from mtd_jax import peers
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, first_line
 
 # JAX's own heartbeats notice late, but also what keeps the connections of `peers` open.
 _HEARTBEAT_SECONDS = 100
 _START_SECONDS = 300
 _NOTICE_SECONDS = 10
 _SHUTDOWN_SECONDS = 60
+_NAMES = "the name of every host must stand for an address that the others can reach"
 _APART = f"the processes did not come together within {_START_SECONDS} s"
+_COMPILE_SECONDS = 3600
+_programs = itertools.count()
 _TOGETHER = "start all of them, with the same coordinator and number of processes, and each with its own number"
 
 
@@ -62,9 +67,14 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         except (RuntimeError, ValueError, OSError) as error:
             if not options and "should be defined" in str(error):  # chips, but no cluster around them
                 return
-            raise UserError(f"{_APART} ({str(error).strip().splitlines()[0][:200]}); {_TOGETHER}") from error
+            raise UserError(f"{_APART} ({first_line(error)}); {_TOGETHER}") from error
         if jax.process_count() > 1:  # where they disagree on the number, this waits, too
-            _watch_each_other(coordinator)
+            try:
+                _watch_each_other(coordinator)
+            except jax.errors.JaxRuntimeError as error:
+                line = f"error: the processes cannot reach each other ({first_line(error)}); {_NAMES}"
+                print(line, file=sys.stderr, flush=True)
+                os._exit(1)  # leaving in order would wait for the others, and then be aborted
             check_same_everywhere({"--num_processes": num_processes})
 
 
@@ -121,6 +131,28 @@ def announced(environment) -> bool:
     platforms = environment.get("JAX_PLATFORMS", "tpu")
     chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
     return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def compiled_together(program):
+    """A jitted function that is compiled at its first call, and not run before every process has compiled it.
+
+    The first collective operation of a program waits half a minute for the others (Gloo), and compilation takes
+    minutes longer on a busy host than on another.
+    """
+    if jax.process_count() == 1:
+        return program
+    wait = ocp.multihost.get_barrier_sync_fn()
+    barrier = {"key": f"compiled {next(_programs)}", "timeout_ms": 1000 * _COMPILE_SECONDS}
+    compiled = None
+
+    def run(*args):
+        nonlocal compiled
+        if compiled is None:
+            compiled = program.lower(*args).compile()
+            wait(**barrier)
+        return compiled(*args)
+
+    return run
 
 
 def exchange(value) -> list:

@@ -21,7 +21,7 @@ from mtd_jax.metrics import MetricWriter, NoWriter
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.processes import check_same_everywhere
+from mtd_jax.processes import check_same_everywhere, compiled_together
 from mtd_jax.progress import Progress
 from mtd_jax.resume import restore_run, save_run, with_fingerprints
 from mtd_jax.sharding import make_mesh, place, put_batch
@@ -77,7 +77,7 @@ def train(config, workdir, report=print) -> dict:
     )
     state = place(initial_state(run, create_model(run.model, config.seed)), run.mesh)
     teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
-    step_fn, eval_fn = compile_steps(run, state, teacher_arrays)
+    step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 
     workdir = epath.Path(workdir)
     batches = make_training_iterator(
