@@ -178,6 +178,8 @@ def kd(student_logits, teacher_logits, temperature=5.0):
 def rkd(student_features, teacher_features, distance_weight=25.0, angle_weight=50.0):
     """Relational distillation: smooth-L1 of pairwise distances and of triplet angles (Park et al. 2019).
 
+    Equal examples have no angle, which counts as 0; of those that differ by rounding alone, rounding decides it.
+
     Args: features (batch, anything): one vector per example; the widths may differ.
     """
     distance = _smooth_l1(_pairwise_distance(student_features), _pairwise_distance(teacher_features))
