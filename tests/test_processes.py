@@ -27,7 +27,7 @@ from tests.process_jobs import do, small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 LIMIT = 900  # seconds for anything that could hang
-_NO_PAIR_TWICE = 2  # a seed with which none of 20 batches of 8 holds a pair of windows twice; 0 has two such batches
+_NO_PAIR_TWICE = 2  # a seed with which none of 20 batches of 8 holds a pair of windows twice; with 0 two of them do
 
 
 def launch(commands, devices=1):
@@ -96,8 +96,8 @@ def folder(corpus, tmp_path_factory, smooth):
     save_model(folder / "teacher", mtd_jax.create_model(mtd_jax.ModelConfig(**config.model.to_dict()), 1))
     # At the published learning rate. At 1e-3 one device alone, its weights off by 1e-7, drifts by up to 8e-5.
     shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 40, "optimizer.learning_rate": 5e-5}
-    # The loss that compares all clips of the global batch with each other. A batch with the same pair twice would not
-    # do: one device may compute different bits for the two, and rounding is all that their angle then consists of.
+    # The loss that compares all clips of the global batch with each other. Not with the same pair twice in a batch:
+    # one device may compute different bits for the two, and rounding is all that their angle then consists of.
     shared |= {"loss.name": "rkd", "teacher": str(folder / "teacher"), "seed": _NO_PAIR_TWICE}
 
     def train(name, epochs, fsdp, **other):
