@@ -23,6 +23,7 @@ from mtd_jax.model import SyncModel
 from mtd_jax.scoring import MAX_SHIFT, OUT_OF_CLIP, score_clip, window_offsets
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Trained models.", required=True)
+flags.register_validator("checkpoints", bool, "at least one")
 ROOT = flags.DEFINE_string("root", None, "Clips in the LRS2 layout.", required=True)
 LIST = flags.DEFINE_string("list", "test", "Which of its lists.")
 

@@ -23,7 +23,7 @@ from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 VIDEO = flags.DEFINE_string("video", None, "The video; without it one is filmed.")
 FILM_SECONDS = flags.DEFINE_float("film_seconds", 10.0, "Length of the film.", lower_bound=1.0)
-FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Its height in pixels; 16:9.")
+FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Its height in pixels; 16:9.", lower_bound=64)
 FILM_LOOP = 60.0  # seconds of a speaker that a longer film repeats
 
 

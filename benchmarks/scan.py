@@ -21,7 +21,7 @@ from absl import flags
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 
 NAMES = ("student", "teacher")
-MODELS = flags.DEFINE_list("models", NAMES, "Which networks.")
+MODELS = flags.DEFINE_list("models", list(NAMES), "Which networks.")
 flags.register_validator("models", lambda names: names and set(names) <= set(NAMES), f"of {', '.join(NAMES)}")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.", lower_bound=1)
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)

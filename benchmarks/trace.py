@@ -1,25 +1,29 @@
 """Where the time of a clip's scan goes: the operations of a jax.profiler trace, by what the source calls them.
 
-    python -m benchmarks.trace [--model=student] [--windows=40]
+    python -m benchmarks.trace [--model=student] [--windows=40]     # on the CPU, or where JAX_PLATFORMS says
 
 XLA fuses operations and names the result after none of them; here every one counts for the operation at its root,
 as named in the compiled program. Times are summed over XLA's threads, each operation without those inside it.
 """
 
 import collections
+import os
 import re
 import tempfile
 from pathlib import Path
 
-import jax
-import numpy as np
-from absl import flags
+# Also because JAX's profiler would take libtpu in, if installed, and crash where the two do not fit together.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from benchmarks.common import machine, print_results, run_benchmark, versions
-from mtd_jax import platform, scoring
-from mtd_jax.arrays import create_model
-from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.model import FRAME_SHAPE, ModelConfig
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+
+from benchmarks.common import machine, print_results, run_benchmark, versions  # noqa: E402
+from mtd_jax import platform, scoring  # noqa: E402
+from mtd_jax.arrays import create_model  # noqa: E402
+from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
+from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
 
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "Which network.")
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip.", lower_bound=1)

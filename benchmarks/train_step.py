@@ -1,7 +1,8 @@
 """The distillation step beside PyTorch, in turns in one process: teacher forward, student forward, backward, Adam.
 
     pip install "jax[cuda12]" torch && python -m benchmarks.train_step     # published sizes, 128 pairs
-    python -m benchmarks.train_step --tiny --repeats=2 --steps=2           # to see it run, on any machine
+    # To see it run, on any machine:
+    python -m benchmarks.train_step --tiny --repeats=2 --steps=2 --rows=ours_float32,ours_bfloat16,torch_published
 
 Every way has the same weights and batches, which lie on the device beforehand as uint8 and int16. This package
 makes its mel spectrograms from the sound inside the step; PyTorch is given them. The step is that of

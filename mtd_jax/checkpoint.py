@@ -26,7 +26,7 @@ from mtd_jax.checkpoint_faults import damaged_metrics, readable
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig, SyncModel
 
-FORMAT = 2
+FORMAT = 3
 BEST_METRIC = "val_loss"
 
 

@@ -29,8 +29,8 @@ _NOTICE_SECONDS = 10
 _SHUTDOWN_SECONDS = 60
 _NAMES = "the name of every host must stand for an address that the others can reach"
 _APART = f"the processes did not come together within {_START_SECONDS} s"
-_COMPILE_SECONDS = 3600
-_programs = itertools.count()
+_MEETING_SECONDS = 3600  # to wait for a process that indexes its clips, or compiles
+_meetings = itertools.count()
 _TOGETHER = "start all of them, with the same coordinator and number of processes, and each with its own number"
 
 
@@ -136,29 +136,33 @@ def announced(environment) -> bool:
 def compiled_together(program):
     """A jitted function that is compiled at its first call, and not run before every process has compiled it.
 
-    The first collective operation of a program waits half a minute for the others (Gloo), and compilation takes
-    minutes longer on a busy host than on another.
+    A collective operation waits half a minute for the others (Gloo), and one host may compile minutes longer.
     """
     if jax.process_count() == 1:
         return program
-    wait = ocp.multihost.get_barrier_sync_fn()
-    barrier = {"key": f"compiled {next(_programs)}", "timeout_ms": 1000 * _COMPILE_SECONDS}
     compiled = None
 
     def run(*args):
         nonlocal compiled
         if compiled is None:
             compiled = program.lower(*args).compile()
-            wait(**barrier)
+            _meet()
         return compiled(*args)
 
     return run
+
+
+def _meet():
+    """Waits for all processes, which pass their meetings in the same order."""
+    meet = ocp.multihost.get_barrier_sync_fn()
+    meet(key=f"meeting {next(_meetings)}", timeout_ms=1000 * _MEETING_SECONDS)
 
 
 def exchange(value) -> list:
     """What every process has, in their order: `value` is anything JSON can hold."""
     if jax.process_count() == 1:
         return [value]
+    _meet()
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
     padded = np.zeros(int(np.max(sizes)), np.uint8)

@@ -70,6 +70,7 @@ def save_run(
     description = describe(run.model, step, f"training, loss {run.objective.name}", trees)
     description |= {"training": config.to_dict(), "data": data_state, "train_seconds": train_seconds}
     items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+    description |= {"checksum": _checksum(description)}
     items["config"] = ocp.args.JsonSave(json.loads(json.dumps(description)))
     with writing(manager):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
@@ -92,6 +93,8 @@ def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tu
 def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple[TrainState, dict]:
     description = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
     check_format(description, where)
+    if _checksum(description) != description["checksum"]:
+        raise ValueError("its description is not as it was written")
     _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), where)
     targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _trees(state))
     found = manager.item_metadata(step)
@@ -113,6 +116,12 @@ def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple
         optimizer=optimizer,
     )
     return restored_state, description
+
+
+def _checksum(description: dict) -> int:
+    """Of all but the checksum itself, in JSON."""
+    rest = {name: value for name, value in description.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _check_same_config(before: dict, now: dict, where: str):

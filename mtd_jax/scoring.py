@@ -23,6 +23,7 @@ from mtd_jax.model import FRAME_SHAPE, SyncModel
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
+_LOUDEST = 16.0  # of full scale: no sound is louder, while int16 values taken for float are
 
 
 def mel_steps(window_frames: int) -> int:
@@ -53,8 +54,13 @@ def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT
         raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
     if max_shift < 0:
         raise ValueError(f"max_shift: expected 0 or more, got {max_shift}")
-    if waveform.ndim != 1 or (np.issubdtype(waveform.dtype, np.floating) and not np.isfinite(waveform).all()):
-        raise ValueError(f"waveform: expected (samples,) of finite values, mono at 16 kHz, got {waveform.shape}")
+    if waveform.ndim != 1 or (waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating)):
+        got = f"{waveform.dtype} {waveform.shape}"
+        raise ValueError(f"waveform: expected int16 or float (samples,), mono at 16 kHz, got {got}")
+    if waveform.dtype != np.int16 and not (loudest := np.abs(waveform).max(initial=0)) < _LOUDEST:
+        raise ValueError(
+            f"waveform: expected finite float in [−1, 1), got ±{loudest}; divide int16 values by 32768"
+        )
     usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)
     count = usable - window
     if count < 1:

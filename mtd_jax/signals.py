@@ -22,7 +22,7 @@ def end_at_once_on_sigterm():
 
 
 class Signals:
-    """While it is entered, the first SIGTERM or SIGINT sets `received` to its number; a second one acts as ever.
+    """From `listen` to its exit, the first SIGTERM or SIGINT sets `received` to its number; a second acts as ever.
 
     Outside the main thread, where Python handles no signals, it does nothing.
     """
@@ -32,9 +32,11 @@ class Signals:
         self._before = {}
 
     def __enter__(self):
+        return self
+
+    def listen(self):
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _EXIT_CODES}
-        return self
 
     def __exit__(self, *_):
         self._restore()

@@ -101,3 +101,12 @@ def test_operations_are_named_and_timed_without_those_inside_them():
         ("while.1", 20e6, 1e6),
     ]
     assert self_milliseconds(events) == {"while.1": 4, "dot": 6, "max": 1}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_starts(path):
+    if "run_benchmark(main)" not in path.read_text():
+        pytest.skip("no script")
+    command = [sys.executable, "-m", f"benchmarks.{path.stem}", "--no_such_flag"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "Unknown command line flag 'no_such_flag'" in found.stderr and "Traceback" not in found.stderr

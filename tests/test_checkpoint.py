@@ -76,12 +76,20 @@ def overwrite(file):
     file.write_text("{")
 
 
+def move_position(file):
+    """Still JSON, but of another place in the data."""
+    text = file.read_text()
+    assert '"next_batch": ' in text
+    file.write_text(text.replace('"next_batch": ', '"next_batch": 7'))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's, after its failure
 @pytest.mark.parametrize(
     "damage, item",
     [
         (shutil.rmtree, "training"),
         (overwrite, "config/metadata"),
+        (move_position, "config/metadata"),
         (overwrite, "metrics/metrics"),
         (overwrite, "model/manifest.ocdbt"),
         (flip_bits, "model"),
