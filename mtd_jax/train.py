@@ -108,7 +108,7 @@ def train(config, workdir, report=print) -> dict:
                 batch = next(batches)
                 batch["signal"] = np.full_like(batch["skipped"], signals.received)
                 state, metrics = step_fn(state, teacher_arrays, put_batch(batch, run.mesh))
-                if step == first + 1:  # until here, compilation included, a signal loses nothing
+                if step == first + 1:  # until here a signal loses nothing
                     signals.listen()
                 progress.after_dispatch(step, metrics)
                 epoch_ends = step % steps_per_epoch == 0
