@@ -27,10 +27,10 @@ _HEARTBEAT_SECONDS = 100
 _START_SECONDS = 300
 _NOTICE_SECONDS = 10
 _SHUTDOWN_SECONDS = 60
-_NAMES = "the name of every host must stand for an address that the others can reach"
-_APART = f"the processes did not come together within {_START_SECONDS} s"
 _MEETING_SECONDS = 3600  # to wait for a process that indexes its clips, or compiles
 _meetings = itertools.count()
+_NAMES = "the name of every host must stand for an address that the others can reach"
+_APART = f"the processes did not come together within {_START_SECONDS} s"
 _TOGETHER = "start all of them, with the same coordinator and number of processes, and each with its own number"
 
 

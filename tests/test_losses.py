@@ -54,7 +54,7 @@ def test_mtd_loss_parts_and_gradients_match_the_reference(golden_gradients, temp
         gradients["classifier/kernel"].T, reference["classifier_weight_grad"], rtol=1e-3, atol=1e-6
     )
     np.testing.assert_allclose(gradients["head/bias"], reference["fc_bias_grad"], rtol=1e-3, atol=1e-6)
-    compare_deep_gradients(gradients, temperature, atol=0.03, norm_rtol=0.01)
+    compare_deep_gradients(gradients, temperature, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -63,14 +63,15 @@ def test_the_float64_gradient_matches_the_reference(tmp_path):
     subprocess.run([sys.executable, "-m", "tests.golden_gradient", tmp_path / "found.npz"], check=True)
     with np.load(tmp_path / "found.npz") as found:
         assert found["head/bias"].dtype == np.float64
-        compare_deep_gradients(dict(found), 1, atol=5e-3, norm_rtol=3e-3)
+        compare_deep_gradients(dict(found), 1, atol=5e-3)
 
 
-def compare_deep_gradients(gradients, temperature, atol, norm_rtol):
+def compare_deep_gradients(gradients, temperature, atol):
     """Of the first convolution, atol as a share of the largest entry, and the norm of every parameter's gradient.
 
     The reference's float32 gradients of that convolution are 3.6e-3 (T = 1) and 5.7e-3 (T = 5) from the float64
-    ones: rounding flips ReLUs. Ours in float32 were seen up to 2.3e-2 from the reference's (jax 0.12, AVX2).
+    ones: rounding flips ReLUs. Ours in float32 are up to 9.3e-3 from the reference's with jax 0.10; jax 0.12 on a
+    processor without AVX-512 gave 2.3e-2, which this refuses.
     """
     reference, norms = golden(f"mtd_loss_T{temperature}.npz"), golden(f"mtd_grad_norms_T{temperature}.json")
     first = np.transpose(gradients["video_prenet/blocks/0/conv/kernel"], (4, 3, 0, 1, 2))[:2]
@@ -80,7 +81,7 @@ def compare_deep_gradients(gradients, temperature, atol, norm_rtol):
     for entry in key_table(STUDENT.num_layers):
         if entry.torch_name in norms and entry.flax_name:
             norm = float(np.linalg.norm(gradients[entry.flax_name]))
-            assert math.isclose(norm, norms[entry.torch_name], rel_tol=norm_rtol, abs_tol=1e-6), entry.torch_name
+            assert math.isclose(norm, norms[entry.torch_name], rel_tol=3e-3, abs_tol=1e-6), entry.torch_name
             checked += 1
     assert checked == len(norms)
 

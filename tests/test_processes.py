@@ -89,7 +89,7 @@ def smooth():
 def folder(corpus, tmp_path_factory, smooth):
     """Trainings of 20 steps as "one" device, "eight" in a process and "pod" of two processes with four each, which
     split kernels in two; "relay" goes from one to eight to pod to one. All evaluate one model, into NAME.json.
-    "one64" and "pod64" are as "one" and "pod" in float64, with ReLU.
+    "one64" and "pod64" are as "one" and "pod" in float64, with ReLU and seed 0.
     """
     folder = tmp_path_factory.mktemp("processes")
     config = small_config(str(corpus), {"model.widths": (4, 4, 8, 8, 16)})
@@ -99,8 +99,8 @@ def folder(corpus, tmp_path_factory, smooth):
     # device may compute different bits for the two, and rounding is all that their angle then consists of.
     shared |= {"loss.name": "rkd", "teacher": str(folder / "teacher"), "seed": _NO_PAIR_TWICE}
 
-    def train(name, epochs, fsdp):
-        changes = shared | {"epochs": epochs, "mesh.fsdp": fsdp}
+    def train(name, epochs, fsdp, **other):
+        changes = shared | {"epochs": epochs, "mesh.fsdp": fsdp} | other
         return {"train": str(folder / name), "config": changes, "root": str(corpus)}
 
     def evaluate(name):
@@ -117,8 +117,8 @@ def folder(corpus, tmp_path_factory, smooth):
     elsewhere("eight", [train("eight", 4, 1), train("relay", 2, 1), evaluate("eight")], 1, 8)
     elsewhere("pod", [train("pod", 4, 2), train("relay", 3, 2), evaluate("pod")], 2, 4)
     do([train("relay", 4, 1)])
-    elsewhere("one64", [train("one64", 4, 1)], 1, 1, float64=True)
-    elsewhere("pod64", [train("pod64", 4, 2)], 2, 4, float64=True)
+    elsewhere("one64", [train("one64", 4, 1, seed=0)], 1, 1, float64=True)
+    elsewhere("pod64", [train("pod64", 4, 2, seed=0)], 2, 4, float64=True)
     return folder
 
 
@@ -137,7 +137,7 @@ def test_losses_are_those_of_one_device(folder, name):
 def test_in_float64_losses_differ_by_rounding_alone(folder):
     one, pod = (np.array(logged(folder / name, "total")) for name in ("one64", "pod64"))
     assert len(one) == 20 and np.ptp(one) > 0.1
-    np.testing.assert_allclose(pod[:3], one[:3], rtol=1e-10)
+    np.testing.assert_allclose(pod[:3], one[:3], rtol=1e-12)
     np.testing.assert_allclose(pod, one, rtol=1e-6)
 
 
