@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -149,10 +150,22 @@ def test_a_damaged_picture_is_met_by_the_same_draws(odd_clips, odd_output):
 
 def test_only_what_a_draw_needs_is_read_and_decoded(corpus_output, monkeypatch):
     source = TfdsSource(corpus_output, "train", min_frames=26)
-    parsed, decoded = [], []
+    parsed, decoded, this_thread = [], [], threading.get_ident()
     parse, decode = tfds_source.parse, simplejpeg.decode_jpeg
-    monkeypatch.setattr(tfds_source, "parse", lambda record: parsed.append(parse(record)) or parsed[-1])
-    monkeypatch.setattr(views.simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+
+    def noting(function, calls):
+        """`function`; `calls` gets what it returns here, not in threads of an earlier test that read ahead."""
+
+        def call(*args, **options):
+            found = function(*args, **options)
+            if threading.get_ident() == this_thread:
+                calls.append(found)
+            return found
+
+        return call
+
+    monkeypatch.setattr(tfds_source, "parse", noting(parse, parsed))
+    monkeypatch.setattr(views.simplejpeg, "decode_jpeg", noting(decode, decoded))
     assert len(source[2].frames[17:22]) == 5
     assert len(decoded) == 5 and [(s.first_frame, len(s.frames)) for s in parsed] == [(16, 16)]
     parsed.clear()
