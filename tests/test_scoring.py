@@ -121,3 +121,10 @@ def test_offset_sign_positive_is_early_audio():
 def test_unusable_clips_are_refused(tiny, frames, wave, message):
     with pytest.raises(ValueError, match=message):
         scoring.score_clip(tiny, frames, wave)
+
+
+def test_calls_keep_their_order_and_the_device_of_the_caller():
+    device = jax.local_devices()[0]
+    with jax.default_device(device):
+        found = scoring._each(lambda start: (start, jax.config.jax_default_device), range(0, 50, 5))
+    assert found == [(start, device) for start in range(0, 50, 5)]
