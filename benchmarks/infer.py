@@ -1,131 +1,115 @@
-"""Where the time of `--mode=infer` goes, and how much memory it takes, for one video in a new process.
+"""Where the time of `--mode=infer` goes, and how much memory it takes: every video in new processes, in turns.
 
     python -m benchmarks.infer --checkpoint=workdir/student_mtd --video=talk.mp4
-    python -m benchmarks.infer --checkpoint=workdir/student_mtd --film_seconds=600 --film_height=720
+    python -m benchmarks.infer --checkpoint=workdir/student_mtd --film_seconds=10,20 --film_height=720 --repeats=3
 
-The second form films a synthetic speaker first.
+The second form films a synthetic speaker first, for each length. A run of each before the timed ones fills the
+cache of compiled programs; with --cold every run has an empty one.
 """
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
-STARTED = time.perf_counter()  # before the imports, which are part of what a user waits for
+import numpy as np
+from absl import flags
 
-import json  # noqa: E402
-import resource  # noqa: E402
-import tempfile  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
-
-from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
+from benchmarks.common import print_results, run_benchmark, summarize, warn_if_busy
+from benchmarks.film import film
+from mtd_jax.errors import UserError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
-VIDEO = flags.DEFINE_string("video", None, "The video; without it one is filmed.")
-FILM_SECONDS = flags.DEFINE_float("film_seconds", 10.0, "Length of the film.", lower_bound=1.0)
-FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Its height in pixels; 16:9.", lower_bound=64)
-FILM_LOOP = 60.0  # seconds of a speaker that a longer film repeats
+VIDEOS = flags.DEFINE_list("video", [], "Videos; without them some are filmed.")
+FILM_SECONDS = flags.DEFINE_list("film_seconds", ["10"], "Lengths of the films.")
+flags.register_validator(
+    "film_seconds", lambda found: found and all(_seconds(length) >= 1 for length in found), "numbers from 1 on"
+)
+FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Their height in pixels; 16:9.", lower_bound=64)
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
+COLD = flags.DEFINE_bool("cold", False, "Compile everything anew in every run.")
+WHOLE = "the whole process"
 
 
 def main():
-    from mtd_jax import platform
-    from mtd_jax.checkpoint import load_model
-    from mtd_jax.infer import detect_offset
-    from mtd_jax.media.faces import Mtcnn
-
-    class TimedDetector:
-        def __init__(self):
-            self.detector, self.seconds, self.pictures = Mtcnn(), 0.0, 0
-
-        def detect(self, frames):
-            started = time.perf_counter()
-            found = self.detector.detect(frames)
-            self.seconds += time.perf_counter() - started
-            self.pictures += len(frames)
-            return found
-
-    platform.prepare()
-    imported = time.perf_counter()
-    model = load_model(CHECKPOINT.value)
-    detector = TimedDetector()
-    loaded = time.perf_counter()
+    warn_if_busy()
     with tempfile.TemporaryDirectory() as folder:
-        video = VIDEO.value or film(Path(folder) / "film.mp4")
-        started = time.perf_counter()
-        marks = {}
-
-        def progress(what, done, total):
-            """Notes when a stage was first heard of; the second pass begins at half of the first stage."""
-            if what == "looking for faces" and total and done >= total / 2:
-                what = "cutting out faces"
-            marks.setdefault(what, time.perf_counter())
-
-        result = detect_offset(model, video, faces=detector, progress=progress)
-        ended = time.perf_counter()
-    cut, scored = marks.get("cutting out faces", ended), marks.get("scoring", ended)
-    seconds = {
-        "imports": imported - STARTED,
-        "load the model and the detector": loaded - imported,
-        "pass 1: find faces": detector.seconds,
-        "pass 1: decode, shot cuts": cut - started - detector.seconds,
-        "pass 2: decode, crop, sound": scored - cut,
-        "score (compilation included)": ended - scored,
+        lengths = dict.fromkeys(map(_seconds, [] if VIDEOS.value else FILM_SECONDS.value))
+        films = [str(film(Path(folder), length, FILM_HEIGHT.value)) for length in lengths]
+        videos = list(dict.fromkeys(VIDEOS.value)) or films
+        if not COLD.value:
+            for video in videos:
+                measure(video)
+        runs = {video: [] for video in videos}
+        for _ in range(REPEATS.value):
+            for video in videos:
+                runs[video].append(measure(video))
+                print(f"{Path(video).name}: {runs[video][-1]['seconds'][WHOLE]:.1f} s", flush=True)
+    first = runs[videos[0]][0]
+    stages = {
+        video: {name: summarize([run["seconds"][name] for run in found]) for name in first["seconds"]}
+        for video, found in runs.items()
     }
-    total = sum(seconds.values())
-    for name, value in seconds.items():
-        print(f"{name:34} {value:8.1f} s  {value / total:4.0%}")
-    frames = sum(len(track.scores) for track in result.tracks)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{'all':34} {total:8.1f} s;  {frames} windows in {len(result.tracks)} tracks, peak memory {peak:.0f} MB"
-    )
+    rows = [
+        [name, *(f"{s['median']:.2f} ({s['low']:.2f}–{s['high']:.2f})" for s in (stages[v][name] for v in videos))]
+        for name in first["seconds"]
+    ]
+    others = {"windows": "windows", "peak_mb": "peak memory, MB", "programs_from_cache": "programs from the cache"}
+    others |= {"programs_put_into_cache": "programs compiled and put there"}
+    for name, title in others.items():
+        rows.append([title, *(f"{np.median([run[name] for run in runs[video]]):.0f}" for video in videos)])
     results = {
         "benchmark": "infer",
-        "machine": machine(),
-        "versions": versions("jax", "jaxlib", "av", "opencv-python-headless"),
-        "settings": {"checkpoint": CHECKPOINT.value, "video": VIDEO.value, "film_seconds": FILM_SECONDS.value},
-        "seconds": seconds,
-        "windows": frames,
-        "pictures_searched": detector.pictures,
-        "peak_mb": peak,
+        "machine": first["machine"],
+        "versions": first["versions"],
+        "settings": {"checkpoint": CHECKPOINT.value, "repeats": REPEATS.value, "cold": COLD.value},
+        "stages": stages,
+        "runs": runs,
     }
-    print(json.dumps(results))
+    if len(videos) > 1:
+        results["fixed_seconds"], results["seconds_a_window"] = line(runs)
+        print(
+            f"a line through the medians: {results['fixed_seconds']:.1f} s whatever the length, "
+            f"and {1e3 * results['seconds_a_window']:.1f} ms a window"
+        )
+    print_results("infer, seconds", [Path(video).name for video in videos], rows, results)
 
 
-class Film:
-    """A portrait in the middle of a wide picture, repeated; an array to `write_mp4`, made a picture at a time."""
-
-    dtype, ndim = np.dtype(np.uint8), 4
-
-    def __init__(self, portraits, count: int, height: int):
-        self.portraits = portraits
-        self.shape = (count, height, height * 16 // 9 // 2 * 2, 3)
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __iter__(self):
-        import cv2
-
-        count, height, width, _ = self.shape
-        for number in range(count):
-            picture = np.full((height, width, 3), 90, np.uint8)
-            left = (width - height) // 2
-            face = cv2.resize(self.portraits[number % len(self.portraits)], (height, height))
-            picture[:, left : left + height] = face
-            yield picture
+def measure(video: str) -> dict:
+    """`infer_once` of the video in a new process, which is timed from outside as well."""
+    with contextlib.ExitStack() as stack:
+        env = os.environ
+        if COLD.value:
+            env = env | {"XDG_CACHE_HOME": stack.enter_context(tempfile.TemporaryDirectory())}
+        command = ["-m", "benchmarks.infer_once", f"--checkpoint={CHECKPOINT.value}", f"--video={video}"]
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)
+        seconds = time.perf_counter() - started
+    if done.returncode:
+        raise UserError((done.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("error: "))
+    found = json.loads(done.stdout.splitlines()[-1])
+    found["seconds"][WHOLE] = seconds
+    return found
 
 
-def film(path: Path) -> Path:
-    from mtd_jax.data.clip import FPS
-    from mtd_jax.data.synthetic import portrait, record
-    from mtd_jax.media.write import write_mp4
+def line(runs: dict) -> tuple[float, float]:
+    """(seconds whatever the length, seconds a window): least squares through the medians of the whole process."""
+    windows = [found[0]["windows"] for found in runs.values()]
+    seconds = [np.median([run["seconds"][WHOLE] for run in found]) for found in runs.values()]
+    slope, fixed = np.polyfit(windows, seconds, 1)
+    return float(fixed), float(slope)
 
-    count = round(FILM_SECONDS.value * FPS)
-    recording = record(0, 300_000, 0, min(FILM_SECONDS.value, FILM_LOOP))
-    repeats = -(-count // len(recording.visemes))
-    write_mp4(path, Film(portrait(recording)[0], count, FILM_HEIGHT.value), np.tile(recording.waveform, repeats))
-    return path
+
+def _seconds(length: str) -> float:
+    """NaN, which fails every comparison, for what is no number."""
+    try:
+        return float(length)
+    except ValueError:
+        return float("nan")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""One video through `detect_offset` in this process, timed by stage from before the imports: `infer.py`'s child.
+
+    python -m benchmarks.infer_once --checkpoint=workdir/student_mtd --video=talk.mp4
+
+Prints one line of JSON.
+"""
+
+import time
+
+STARTED = time.perf_counter()  # before the imports, which are part of what a user waits for
+
+import collections  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+
+from absl import flags  # noqa: E402
+
+from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
+VIDEO = flags.DEFINE_string("video", None, "The video.", required=True)
+
+
+class TimedDetector:
+    """A face detector that notes its own time."""
+
+    def __init__(self, detector):
+        self.detector, self.seconds, self.pictures = detector, 0.0, 0
+
+    def detect(self, frames):
+        started = time.perf_counter()
+        found = self.detector.detect(frames)
+        self.seconds += time.perf_counter() - started
+        self.pictures += len(frames)
+        return found
+
+
+def main():
+    import jax
+
+    from mtd_jax import platform
+    from mtd_jax.checkpoint import load_model
+    from mtd_jax.infer import detect_offset
+    from mtd_jax.media.faces import Mtcnn
+
+    platform.prepare()
+    events = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
+    imported = time.perf_counter()
+    model = load_model(CHECKPOINT.value)
+    detector = TimedDetector(Mtcnn())
+    loaded = time.perf_counter()
+    marks = {}
+
+    def progress(what, done, total):
+        """Notes when a stage was first heard of; the second pass begins at half of the first stage."""
+        if what == "looking for faces" and total and done >= total / 2:
+            what = "cutting out faces"
+        marks.setdefault(what, time.perf_counter())
+
+    result = detect_offset(model, VIDEO.value, faces=detector, progress=progress)
+    ended = time.perf_counter()
+    cut, scored = marks.get("cutting out faces", ended), marks.get("scoring", ended)
+    found = {
+        "seconds": {
+            "imports": imported - STARTED,
+            "load the model and the detector": loaded - imported,
+            "pass 1: find faces": detector.seconds,
+            "pass 1: decode, shot cuts": cut - loaded - detector.seconds,
+            "pass 2: decode, crop, sound": scored - cut,
+            "score (compilation included)": ended - scored,
+        },
+        "windows": sum(len(track.scores) for track in result.tracks),
+        "tracks": len(result.tracks),
+        "pictures_searched": detector.pictures,
+        "programs_from_cache": events["/jax/compilation_cache/cache_hits"],
+        "programs_put_into_cache": events["/jax/compilation_cache/cache_misses"],
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "machine": machine(),
+        "versions": versions("jax", "jaxlib", "av", "opencv-python-headless"),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    run_benchmark(main)
