@@ -6,6 +6,7 @@ compute in float64 instead of float32 with softplus for ReLU, "jobs": a list of 
 """
 
 import json
+import os
 import sys
 
 
@@ -32,6 +33,8 @@ def smooth_relu():
 
 def use_float64():
     """Computes in float64 wherever this package says float32; to be called before its modules are imported."""
+    # XLA has no library for float64 convolutions: its own loops, which are slow unless LLVM optimises them.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=3"
     import jax
     import jax.numpy as jnp
     import numpy as np

@@ -128,9 +128,10 @@ def test_losses_are_those_of_one_device(folder, name):
     one = logged(folder / "one", "total")
     assert len(one) == 20
     np.testing.assert_allclose(logged(folder / name, "total"), one, rtol=1e-5)
-    np.testing.assert_allclose(
-        logged(folder / name, "val_loss")[0], logged(folder / "one", "val_loss")[0], rtol=1e-3
-    )
+    # Closer only in float64: a convolution's bias before BatchNorm has rounding for a gradient, of which Adam
+    # makes full steps. BatchNorm takes that bias away in training; in validation its averages lag behind.
+    first, others = logged(folder / "one", "val_loss")[0], logged(folder / name, "val_loss")[0]
+    np.testing.assert_allclose(others, first, rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -138,6 +139,8 @@ def test_in_float64_losses_differ_by_rounding_alone(folder):
     one, pod = (np.array(logged(folder / name, "total")) for name in ("one64", "pod64"))
     assert len(one) == 20 and np.ptp(one) > 0.1
     np.testing.assert_allclose(pod[:3], one[:3], rtol=1e-12)
+    np.testing.assert_allclose(pod, one, rtol=1e-6)
+    one, pod = (logged(folder / name, "val_loss") for name in ("one64", "pod64"))
     np.testing.assert_allclose(pod, one, rtol=1e-6)
 
 
