@@ -15,6 +15,8 @@ from benchmarks.step_ways import NO_DROPOUT, Sizes, largest_difference, our_way,
 from benchmarks.trace import named_operations, self_milliseconds
 from configs import distill
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
+from mtd_jax.arrays import create_model
+from mtd_jax.checkpoint import save_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = Sizes(batch_size=4, tiny=True, changes=NO_DROPOUT)
@@ -85,6 +87,23 @@ def test_evaluation_runs_from_files(tmp_path):
     assert (figures["clips"], figures["frames"]) == (3, 3 * 36)
     assert 0 < figures["index_seconds"]["median"] < figures["seconds"]["median"]
     assert figures["machine"]["device"] and np.isfinite(figures["compile_seconds"])
+
+
+@pytest.mark.slow
+def test_infer_is_timed_in_new_processes(tmp_path):
+    student, _ = step_ways.configs_of(SIZES, "float32")
+    save_model(tmp_path / "student", create_model(student, 0))
+    command = [f"--checkpoint={tmp_path / 'student'}", "--film_seconds=1.2", "--film_height=240", "--repeats=1"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.infer", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    figures = json.loads(result.stdout.splitlines()[-1])
+    ((run,),) = figures["runs"].values()
+    assert run["windows"] == 25 and run["programs_from_cache"] + run["programs_put_into_cache"] <= 4
+    stages = dict(run["seconds"])
+    assert sum(stages.values()) < 2 * stages.pop("the whole process")
+    assert min(stages.values()) > 0
 
 
 def test_operations_are_named_and_timed_without_those_inside_them():
