@@ -30,14 +30,14 @@ LIST = flags.DEFINE_string("list", "test", "Which of its lists.")
 CONTEXTS = (5, 9, 15)
 
 
-def in_bfloat16(model: SyncModel) -> SyncModel:
-    """The same weights, computing in bfloat16."""
-    return bind(dataclasses.replace(model.config, compute_dtype="bfloat16"), model_arrays(model))
+def computing_in(dtype: str, model: SyncModel) -> SyncModel:
+    """The same weights."""
+    return bind(dataclasses.replace(model.config, compute_dtype=dtype), model_arrays(model))
 
 
 def compare(model: SyncModel, source) -> dict:
     """Counts over all clips of a source, by context; "clip" is the mean of the windows that have each shift."""
-    window, models = model.config.window_frames, (model, in_bfloat16(model))
+    window, models = model.config.window_frames, [computing_in(dtype, model) for dtype in ("float32", "bfloat16")]
     offsets = {name: ([], []) for name in (*CONTEXTS, "clip")}
     largest = 0.0
     for number in track(range(len(source)), "scoring"):

@@ -18,17 +18,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.common import run_benchmark
+from benchmarks.common import machine, run_benchmark, versions
 from mtd_jax import platform
 from mtd_jax.checkpoint import load_model
 from mtd_jax.confidence import TOLERANCE
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.synthetic import portrait, record
+from mtd_jax.files import check_writable
 from mtd_jax.infer import detect_offset
 from mtd_jax.media.remux import shift_audio
 from mtd_jax.media.write import write_mp4
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Checkpoint directories.", required=True)
+flags.register_validator("checkpoints", bool, "at least one")
 CLIPS = flags.DEFINE_integer("clips", 24, "Speakers to film.", lower_bound=2)
 SECONDS = flags.DEFINE_float("seconds", 6.0, "Length of a film.")
 SEED = flags.DEFINE_integer("seed", 0, "Everything random follows from it.")
@@ -41,7 +43,9 @@ BINS = np.linspace(0, 1, 11)
 
 def main():
     platform.prepare()
-    names = [Path(path).name for path in CHECKPOINTS.value]
+    if PICTURE.value:
+        check_writable(PICTURE.value)
+    names = CHECKPOINTS.value
     models = [load_model(path) for path in CHECKPOINTS.value]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +56,8 @@ def main():
                 )
     for name in names:
         print_table(name, [row for row in rows if row["model"] == name])
-    print(json.dumps(rows))
+    found = {"benchmark": "confidence", "machine": machine(), "versions": versions("jax", "jaxlib", "av")}
+    print(json.dumps(found | {"videos": rows}))
     if PICTURE.value:
         draw(PICTURE.value, names, rows)
 

@@ -27,9 +27,12 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", re
 VIDEOS = flags.DEFINE_list("video", [], "Videos; without them some are filmed.")
 FILM_SECONDS = flags.DEFINE_list("film_seconds", ["10"], "Lengths of the films.")
 flags.register_validator(
-    "film_seconds", lambda found: found and all(_seconds(length) >= 1 for length in found), "numbers from 1 on"
+    "film_seconds",
+    lambda found: found and all(1 <= _seconds(length) <= 36_000 for length in found),
+    "numbers from 1 to 36000",
 )
 FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Their height in pixels; 16:9.", lower_bound=64)
+flags.register_validator("film_height", lambda height: height % 2 == 0, "an even number")
 REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
 COLD = flags.DEFINE_bool("cold", False, "Compile everything anew in every run.")
 WHOLE = "the whole process"
@@ -70,7 +73,7 @@ def main():
         "stages": stages,
         "runs": runs,
     }
-    if len(videos) > 1:
+    if len({run["windows"] for found in runs.values() for run in found}) > 1:
         results["fixed_seconds"], results["seconds_a_window"] = line(runs)
         print(
             f"a line through the medians: {results['fixed_seconds']:.1f} s whatever the length, "
@@ -82,9 +85,10 @@ def main():
 def measure(video: str) -> dict:
     """`infer_once` of the video in a new process, which is timed from outside as well."""
     with contextlib.ExitStack() as stack:
-        env = os.environ
+        env = dict(os.environ)
         if COLD.value:
-            env = env | {"XDG_CACHE_HOME": stack.enter_context(tempfile.TemporaryDirectory())}
+            env.pop("JAX_COMPILATION_CACHE_DIR", None)
+            env["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory())
         command = ["-m", "benchmarks.infer_once", f"--checkpoint={CHECKPOINT.value}", f"--video={video}"]
         started = time.perf_counter()
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)

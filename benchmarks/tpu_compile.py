@@ -37,16 +37,24 @@ from mtd_jax.optimizer import make_optimizer, schedule_factor  # noqa: E402
 from mtd_jax.sharding import make_mesh  # noqa: E402
 from mtd_jax.step import Run, compile_steps, state_of  # noqa: E402
 
+HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
+
 SLICES = flags.DEFINE_list("slices", ["v5e:2x4"], "TPU slices, as libtpu names them.")
+flags.register_validator(
+    "slices",
+    lambda names: names and {name.split(":")[0] for name in names} <= set(HBM_GIB),
+    f"of {', '.join(HBM_GIB)}",
+)
 FSDP = flags.DEFINE_list(
     "fsdp", ["1"], "Chips along the fsdp axis, the others being along data; several: in turn."
 )
+flags.register_validator("fsdp", lambda counts: counts and all(map(str.isdecimal, counts)), "whole numbers")
 CLIPS_PER_CHIP = flags.DEFINE_integer("clips_per_chip", 8, "Pairs per chip and step.", lower_bound=1)
 STEPS = flags.DEFINE_list("steps", ["train", "validate"], "What to compile.")
+flags.register_validator("steps", lambda names: names and set(names) <= {"train", "validate"}, "train, validate")
 TINY = flags.DEFINE_boolean("tiny", False, "Models of a layer per encoder, to try things on.")
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 
-HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
 LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
 
 

@@ -26,7 +26,8 @@ from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
 from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
 
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "Which network.")
-WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip.", lower_bound=1)
+WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip: whole chunks.", lower_bound=10)
+flags.register_validator("windows", lambda count: count % 10 == 0, "a multiple of 10, the windows of a chunk")
 TOP = flags.DEFINE_integer("top", 12, "Rows to print.", lower_bound=1)
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{.*?op_name=\"([^\"]*)\"", re.MULTILINE)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -75,6 +76,7 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
     own = range(jax.process_index(), len(source), count)
     devices = jax.local_devices()
     waiting: queue.SimpleQueue = queue.SimpleQueue()
+    ended = threading.Event()
     for device in devices:
         waiting.put((device, bind(model.config, model_arrays(model))))  # a model each, for `score_clip` to place
 
@@ -88,6 +90,8 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
             return error.reason
         device, replica = waiting.get()
         try:
+            if ended.is_set():
+                return "the evaluation was broken off"
             with jax.default_device(device):
                 scores = score_clip(replica, frames, waveform, reference_edges=reference_edges)
         finally:
@@ -100,6 +104,7 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
         try:
             shares = exchange(list(track(threads.map(score, own), **bar)))
         finally:
+            ended.set()
             threads.shutdown(cancel_futures=True)
     return [shares[index % count][index // count] for index in range(len(source))]
 

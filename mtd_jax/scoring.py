@@ -54,9 +54,9 @@ def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT
     frames, waveform = np.asarray(frames), np.asarray(waveform)
     if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
         raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
-    if max_shift < 0:
-        raise ValueError(f"max_shift: expected 0 or more, got {max_shift}")
-    if waveform.ndim != 1 or (waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating)):
+    if not isinstance(max_shift, int | np.integer) or max_shift < 0:
+        raise ValueError(f"max_shift: expected a whole number, 0 or more, got {max_shift}")
+    if waveform.ndim != 1 or waveform.dtype not in (np.int16, np.float16, np.float32, np.float64):
         got = f"{waveform.dtype} {waveform.shape}"
         raise ValueError(f"waveform: expected int16 or float (samples,), mono at 16 kHz, got {got}")
     if waveform.dtype != np.int16 and not (loudest := np.abs(waveform).max(initial=0)) < _LOUDEST:
@@ -139,16 +139,16 @@ def _each(call, starts):
         return list(threads.map(computed, starts))
 
 
-_FOLDED = weakref.WeakKeyDictionary()  # model → (its arrays, their folded form)
+_FOLDED = weakref.WeakKeyDictionary()  # model → (its configuration, its arrays, their folded form)
 
 
 def _folded(model: SyncModel) -> FoldedModel:
-    """`fold`, once per model: again only if one of its arrays was replaced."""
+    """`fold`, once per model: again only if its configuration or one of its arrays was replaced."""
     arrays = jax.tree.leaves(nnx.state(model))
     known = _FOLDED.get(model)
-    if known is None or any(a is not b for a, b in zip(arrays, known[0], strict=True)):
-        known = _FOLDED[model] = arrays, fold(model)
-    return known[1]
+    if known is None or known[0] != model.config or any(a is not b for a, b in zip(arrays, known[1], strict=True)):
+        known = _FOLDED[model] = model.config, arrays, fold(model)
+    return known[2]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -129,6 +129,16 @@ def test_scores_follow_a_model_that_changes(clip):
     np.testing.assert_allclose(after[inside], before[inside] + 1, atol=1e-5)
 
 
+def test_scores_follow_a_configuration_that_changes(clip):
+    model = lively_model(ModelConfig.tiny(num_layers=1))
+    scores = scoring.score_clip(model, *clip)
+    model.config = dataclasses.replace(model.config, compute_dtype="bfloat16")
+    half = bind(model.config, model_arrays(model))
+    changed = scoring.score_clip(model, *clip)
+    np.testing.assert_array_equal(changed, scoring.score_clip(half, *clip))
+    assert not np.array_equal(changed, scores)
+
+
 def test_bfloat16_scores_are_near(clip):
     config = ModelConfig.tiny(num_layers=1)
     model = create_model(config, 0)

@@ -116,11 +116,18 @@ def test_offset_sign_positive_is_early_audio():
         (np.zeros((50, 48, 96, 3), np.uint8), np.zeros((50 * 640, 2), np.int16), "mono"),
         (np.zeros((50, 48, 96, 3), np.uint8), np.full(50 * 640, np.nan), "finite"),
         (np.zeros((50, 48, 96, 3), np.uint8), np.zeros(50 * 640, np.int32), "int16"),
+        (np.zeros((50, 48, 96, 3), np.uint8), np.zeros(50 * 640, np.longdouble), "float"),
     ],
 )
 def test_unusable_clips_are_refused(tiny, frames, wave, message):
     with pytest.raises(ValueError, match=message):
         scoring.score_clip(tiny, frames, wave)
+
+
+@pytest.mark.parametrize("shift", [-1, 1.5, 2.0])
+def test_shifts_are_whole_frames(tiny, shift):
+    with pytest.raises(ValueError, match=f"whole number, 0 or more, got {shift}"):
+        scoring.score_clip(tiny, np.zeros((50, 48, 96, 3), np.uint8), np.zeros(50 * 640), max_shift=shift)
 
 
 def test_calls_keep_their_order_and_the_device_of_the_caller():

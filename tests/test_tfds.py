@@ -350,6 +350,18 @@ def test_files_that_cannot_be_read_are_left_out_and_counted(odd_clips, tmp_path,
     assert source[0].name == "a/more-pictures" and source[0].frames[45:50].shape[0] == 5
 
 
+@pytest.fixture
+def own_flags(monkeypatch):
+    """Flags that this test may define."""
+    from absl import flags
+
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    monkeypatch.setattr(tfds_builder.app, "define_help_flags", lambda: None)
+    for name in ("DEFINE_string", "DEFINE_list", "DEFINE_enum", "DEFINE_integer", "DEFINE_bool"):
+        define = getattr(flags, name)
+        monkeypatch.setattr(flags, name, lambda *a, define=define, **k: define(*a, flag_values=flags.FLAGS, **k))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -363,20 +375,24 @@ def test_files_that_cannot_be_read_are_left_out_and_counted(odd_clips, tmp_path,
         (["--root={root}", "--output=/dev/null/x", "--lists=train"], "/dev/null"),
     ],
 )
-def test_mistakes_are_one_clear_line(arguments, message, odd_clips, tmp_path, capsys, monkeypatch):
-    from absl import flags
-
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
-    monkeypatch.setattr(tfds_builder.app, "define_help_flags", lambda: None)
-    for name in ("DEFINE_string", "DEFINE_list", "DEFINE_enum", "DEFINE_integer", "DEFINE_bool"):
-        define = getattr(flags, name)
-        monkeypatch.setattr(flags, name, lambda *a, define=define, **k: define(*a, flag_values=flags.FLAGS, **k))
+def test_mistakes_are_one_clear_line(arguments, message, odd_clips, tmp_path, capsys, own_flags):
     command = [argument.format(root=odd_clips, tmp=tmp_path / "out") for argument in arguments]
     assert tfds_builder.run(["tfds_builder", *command]) == 1
     output = capsys.readouterr()
     error = [line for line in output.err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0] and output.out == ""
     assert not (tmp_path / "out" / DATASET).exists()
+
+
+def test_an_interrupted_command_says_so_in_one_line(odd_clips, tmp_path, capsys, own_flags, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfds_builder, "build", interrupt)
+    assert (
+        tfds_builder.run(["tfds_builder", f"--root={odd_clips}", f"--output={tmp_path}", "--lists=train"]) == 130
+    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted; the same command goes on")
 
 
 def test_names_that_are_no_splits(odd_clips):

@@ -208,6 +208,9 @@ def run(argv) -> int:
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from the last finished shard", file=sys.stderr)
+        return 130
     for split in sources:
         index = ClipIndex.read(target, split)
         left_out = sum(len(names) for names in index.skipped.values())

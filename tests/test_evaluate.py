@@ -1,0 +1,41 @@
+"""An evaluation that is broken off ends, instead of scoring what waits."""
+
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mtd_jax import evaluate as module
+from mtd_jax.arrays import create_model
+from mtd_jax.data.clip import Clip
+from mtd_jax.model import ModelConfig
+
+
+class Clips:
+    """Twenty clips of a second and a half."""
+
+    skipped: dict = {}
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return Clip(str(index), np.zeros((36, 48, 96, 3), np.uint8), np.zeros(36 * 640, np.int16))
+
+
+def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
+    scored = []
+
+    def score_clip(*_, **__):
+        scored.append(1)
+        time.sleep(0.5)  # the other threads have read their clips by now, and wait
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+        return np.zeros((31, 31), np.float32)
+
+    monkeypatch.setattr(module, "score_clip", score_clip)
+    with pytest.raises(KeyboardInterrupt):
+        module.evaluate(create_model(ModelConfig.tiny(num_layers=1), 0), Clips(), progress=False)
+    assert len(scored) == 1
