@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,15 +27,21 @@ class Clips:
 
 
 def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
-    scored = []
+    scored, leaving = [], threading.Event()
+
+    class Threads(ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            leaving.set()
+            super().shutdown(*args, **options)
 
     def score_clip(*_, **__):
         scored.append(1)
         time.sleep(0.5)  # the other threads have read their clips by now, and wait
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.5)
+        assert leaving.wait(60)
         return np.zeros((31, 31), np.float32)
 
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
     monkeypatch.setattr(module, "score_clip", score_clip)
     with pytest.raises(KeyboardInterrupt):
         module.evaluate(create_model(ModelConfig.tiny(num_layers=1), 0), Clips(), progress=False)
