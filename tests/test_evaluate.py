@@ -41,8 +41,12 @@ def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
         assert leaving.wait(60)
         return np.zeros((31, 31), np.float32)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
     monkeypatch.setattr(module, "score_clip", score_clip)
-    with pytest.raises(KeyboardInterrupt):
-        module.evaluate(create_model(ModelConfig.tiny(num_layers=1), 0), Clips(), progress=False)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            module.evaluate(create_model(ModelConfig.tiny(num_layers=1), 0), Clips(), progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(scored) == 1
