@@ -61,8 +61,8 @@ def main():
         [name, *(f"{s['median']:.2f} ({s['low']:.2f}–{s['high']:.2f})" for s in (stages[v][name] for v in videos))]
         for name in first["seconds"]
     ]
-    others = {"windows": "windows", "peak_mb": "peak memory, MB", "programs_from_cache": "programs from the cache"}
-    others |= {"programs_put_into_cache": "programs compiled and put there"}
+    others = {"windows": "windows", "peak_mb": "peak memory, MB", "programs": "programs, compiled or loaded"}
+    others |= {"programs_from_cache": "of them from the cache", "programs_put_into_cache": "of them put there"}
     for name, title in others.items():
         rows.append([title, *(f"{np.median([run[name] for run in runs[video]]):.0f}" for video in videos)])
     results = {
