@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,21 @@ import rich.progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """In a worker: it ends with the process that started it, however that ends. A pool's would wait for ever."""
+
+    def follow():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 class Crashed(Exception):
@@ -36,12 +52,12 @@ def run_jobs(
     Args:
       do: a function that can be pickled, and so can its arguments and results.
       jobs: in the order to be started.
-      workers: processes; None = one per CPU core; 1 = this process, which a crash then takes down.
+      workers: processes; None = `usable_cores`; 1 = this process, which a crash then takes down.
       what: is being done, beside the progress bar.
       progress: whether to draw one on stderr.
       start_worker: is called in each new process.
     """
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    workers = min(workers or usable_cores(), len(jobs))
     with _bar(what, len(jobs), progress) as advance:
         if workers <= 1:
             for job in jobs:
@@ -79,6 +95,7 @@ def _run_until_crash(do, jobs: dict, workers: int, start_worker) -> Iterator[tup
 
 def _begin(start_worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once, without a traceback of its own
+    end_with_parent()
     if start_worker is not None:
         start_worker()
 

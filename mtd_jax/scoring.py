@@ -6,7 +6,6 @@ module.
 """
 
 import functools
-import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.folding import FoldedModel, fold
 from mtd_jax.inference import compare_shifts, encode_audio, encode_video
 from mtd_jax.model import FRAME_SHAPE, SyncModel
+from mtd_jax.parallel import usable_cores
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
@@ -135,7 +135,7 @@ def _each(call, starts):
         with jax.default_device(device):
             return jax.block_until_ready(call(start))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(computed, starts))
 
 

@@ -8,11 +8,9 @@ number of processes, of workers, or on interruptions (`draws.py`).
 """
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +22,7 @@ from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME
 from mtd_jax.data.draws import EvaluationDraw, Shard, TrainingDraw
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.errors import UserError
+from mtd_jax.parallel import end_with_parent
 
 _ENDLESS = 1 << 40  # batches
 _SHARED_MEMORY = "/dev/shm"
@@ -213,13 +212,7 @@ def _depend_on_parent(*_) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow():
-        parent.join()
-        os._exit(0)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _to_own_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

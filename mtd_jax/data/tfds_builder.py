@@ -25,6 +25,8 @@ from mtd_jax.data.source import FORMATS, list_names, open_source
 from mtd_jax.data.staging import DESCRIPTION, Staging
 from mtd_jax.data.tfds_shards import Shard, plan, write_shards
 from mtd_jax.errors import UserError
+from mtd_jax.parallel import usable_cores
+from mtd_jax.signals import end_at_once_on_sigterm
 
 SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their sound
 _FILE_FORMAT = "array_record"
@@ -172,7 +174,7 @@ def build(
             if not stage.is_complete:
                 builder = LipSyncClips(
                     data_dir=output, contents=contents, stage=stage.folder,
-                    workers=workers or os.cpu_count() or 1, progress=progress,
+                    workers=workers or usable_cores(), progress=progress,
                 )  # fmt: skip
                 builder.download_and_prepare(
                     download_dir=stage.folder,  # tfds makes it, though there is nothing to download
@@ -220,4 +222,5 @@ def run(argv) -> int:
 
 
 if __name__ == "__main__":
+    end_at_once_on_sigterm()
     sys.exit(run(sys.argv))
