@@ -49,9 +49,11 @@ def readable(path, item: str):
     try:
         yield
     except Exception as error:
-        raise UserError(
-            f"{path}: cannot read its item {item!r} ({first_line(error)}); copy or convert the checkpoint again"
-        ) from error
+        mend = "copy or convert the checkpoint again"
+        if path.name.isdigit():  # one of a training run
+            others = [int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other != path]
+            mend = f"use {path.parent / str(max(others))}" if others else mend
+        raise UserError(f"{path}: cannot read its item {item!r} ({first_line(error)}); {mend}") from error
 
 
 def damaged_metrics(directory) -> str | None:

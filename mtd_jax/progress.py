@@ -14,7 +14,7 @@ class Progress:
     def __init__(self, config, writer, report, factor, first, total_steps, manager):
         self._config, self._writer, self._report, self._manager = config, writer, report, manager
         self._factor, self._total_steps = factor, total_steps
-        self._pending = None
+        self._first, self._pending = first, None
         self.signal = 0  # the number of a signal that any process has received, known to all after the same step
         self._logged, self._logged_at, self._skipped = first, time.monotonic(), 0
 
@@ -42,9 +42,11 @@ class Progress:
                 f"loss {total}, gradient norm {float(metrics['gradient_norm'])} at step {step}; {saved}; "
                 "lower the learning rate or set config.optimizer.clip_norm"
             )
-        if step % self._config.log_every and step != self._total_steps:
-            return
         now = time.monotonic()
+        if step % self._config.log_every and step != self._total_steps:
+            if step == self._first + 1:  # clips a second are counted from here on: this step was compiled first
+                self._logged, self._logged_at = step, now
+            return
         clips_per_second = (step - self._logged) * self._config.batch_size / (now - self._logged_at)
         rate = self._config.optimizer.learning_rate * float(self._factor(np.int32(step - 1)))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}

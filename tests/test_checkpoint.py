@@ -107,12 +107,23 @@ def test_a_damaged_run_is_one_line_that_says_what_to_do(damage, item, run, tmp_p
         train(config, tmp_path / "bad", report=lambda line: None)
 
 
-def test_a_model_needs_nothing_of_the_optimiser(run, tmp_path):
-    _, workdir = run
-    step = max(
+def last_step(workdir):
+    return max(
         (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
     )
-    shutil.copytree(step, tmp_path / "step")
+
+
+def test_a_damaged_model_of_a_run_names_the_one_beside_it(run, tmp_path):
+    for step in ("3", "5"):
+        shutil.copytree(last_step(run[1]), tmp_path / step)
+    flip_bits(tmp_path / "3" / "model")
+    with pytest.raises(UserError, match=f"/3: cannot read its item 'model' .*; use {tmp_path}/5$"):
+        mtd_jax.load_model(tmp_path / "3")
+    assert mtd_jax.load_model(tmp_path / "5").config == STUDENT
+
+
+def test_a_model_needs_nothing_of_the_optimiser(run, tmp_path):
+    shutil.copytree(last_step(run[1]), tmp_path / "step")
     flip_bits(tmp_path / "step" / "training")
     (tmp_path / "step" / "training" / "_METADATA").unlink()
     assert mtd_jax.load_model(tmp_path / "step").config == STUDENT
