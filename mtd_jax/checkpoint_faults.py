@@ -24,7 +24,6 @@ def writing(manager: ocp.CheckpointManager):
     try:
         yield
     except (OSError, ValueError) as error:
-        _forget_unfinished_writes()
         raise UserError(cannot_write(error, manager.directory)) from error
 
 
@@ -100,12 +99,15 @@ logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in r
 
 
 def _forget_unfinished_writes():
-    """After a failed write, orbax drops what it had begun, and Python would report each piece of it."""
-    report = sys.unraisablehook
+    """After a failed write, orbax drops what it had begun, and Python and tensorstore would report each piece."""
+    report_unraisable, report = sys.unraisablehook, sys.excepthook
 
-    def quieter(unraisable):
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            report(unraisable)
+    def of_others(error) -> bool:
+        return "Event loop is closed" not in str(error)
 
-    sys.unraisablehook = quieter
+    sys.unraisablehook = lambda found: report_unraisable(found) if of_others(found.exc_value) else None
+    sys.excepthook = lambda kind, error, trace: report(kind, error, trace) if of_others(error) else None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+_forget_unfinished_writes()

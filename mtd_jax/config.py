@@ -141,9 +141,14 @@ def validate(config, num_devices: int, num_processes: int = 1):
 
 def _check_mesh(config, num_devices: int, num_processes: int):
     fsdp, there = config.mesh.fsdp, f"the {num_devices} devices here"
-    _check(fsdp >= 1 and num_devices % fsdp == 0, "mesh.fsdp", f"a divisor of {there}", fsdp)
-    fits = config.mesh.data == -1 or 1 <= config.mesh.data * fsdp <= num_devices
-    _check(fits, "mesh.data", f"-1 or 1 to {num_devices // fsdp} with fsdp {fsdp}, for {there}", config.mesh.data)
+    if config.mesh.data == -1:
+        _check(fsdp >= 1 and num_devices % fsdp == 0, "mesh.fsdp", f"a divisor of {there}", fsdp)
+    else:
+        _check(1 <= fsdp <= num_devices, "mesh.fsdp", f"1 to {num_devices}, for {there}", fsdp)
+        fits = 1 <= config.mesh.data * fsdp <= num_devices
+        _check(
+            fits, "mesh.data", f"-1 or 1 to {num_devices // fsdp} with fsdp {fsdp}, for {there}", config.mesh.data
+        )
     data, fsdp = mesh_shape(config.mesh, num_devices)
     all_or_one = num_processes == 1 or data * fsdp == num_devices
     _check(all_or_one, "mesh.data", f"-1 with {num_processes} processes: all devices take part", config.mesh.data)

@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 import threading
+from collections import Counter
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     if len(missing) == 3:
         if not announced(os.environ):
             return
-        options = {}
+        options = {"local_device_ids": slurm_gpus(os.environ)}
     else:
         _check_flags(missing, coordinator, num_processes, process_id)
         options = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
@@ -65,10 +66,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            if not options and "should be defined" in str(error):  # chips, but no cluster around them
+            if "coordinator_address" not in options and "should be defined" in str(
+                error
+            ):  # chips, but no cluster around them
                 return
             raise UserError(f"{_APART} ({first_line(error)}); {_TOGETHER}") from error
         if jax.process_count() > 1:  # where they disagree on the number, this waits, too
+            _check_equal_devices(Counter(device.process_index for device in jax.devices()))
             try:
                 _watch_each_other(coordinator)
             except jax.errors.JaxRuntimeError as error:
@@ -131,6 +135,27 @@ def announced(environment) -> bool:
     platforms = environment.get("JAX_PLATFORMS", "tpu")
     chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
     return "tpu" in platforms and bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def slurm_gpus(environment) -> list[int] | None:
+    """The GPUs of a task of SLURM, counted among those it sees; None: it is as JAX takes it to be.
+
+    JAX takes task i of a node to see all GPUs of the node, and gives it the i-th. But `--gpus-per-task` shows each
+    task its own alone, and the only task of a node has all.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if "SLURM_STEP_NUM_TASKS" not in environment or visible == [""]:
+        return None
+    alone = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return list(range(len(visible))) if alone or len(visible) == 1 else None
+
+
+def _check_equal_devices(counts: dict[int, int]):
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"process {index} has {count}" for index, count in sorted(counts.items()))
+        raise UserError(
+            f"expected as many devices in every process, got: {found}; start each with the same number"
+        )
 
 
 def compiled_together(program):

@@ -29,19 +29,8 @@ class Progress:
         (step, metrics), self._pending = self._pending, None
         self._skipped += int(metrics.pop("skipped_clips"))
         self.signal = max(self.signal, int(metrics.pop("signal")))
-        total = float(metrics["total"])
-        if not np.isfinite(total) or not np.isfinite(metrics["gradient_norm"]):
-            self._manager.wait_until_finished()
-            last = self._manager.latest_step()
-            saved = (
-                "there is no checkpoint yet"
-                if last is None
-                else f"last good one: {self._manager.directory}/{last}"
-            )
-            raise UserError(
-                f"loss {total}, gradient norm {float(metrics['gradient_norm'])} at step {step}; {saved}; "
-                "lower the learning rate or set config.optimizer.clip_norm"
-            )
+        total, norm = float(metrics["total"]), float(metrics["gradient_norm"])
+        self._stop_unless_finite((total, norm), f"loss {total}, gradient norm {norm} at step {step}")
         now = time.monotonic()
         if step % self._config.log_every and step != self._total_steps:
             if step == self._first + 1:  # clips a second are counted from here on: this step was compiled first
@@ -60,7 +49,20 @@ class Progress:
         self._logged, self._logged_at = step, now
 
     def epoch(self, step, epoch, validation):
+        loss = validation["val_loss"]
+        self._stop_unless_finite(loss, f"validation loss {loss} after step {step}")
         self._writer.write(step, {"epoch": epoch, **validation})
         numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in validation.items())
         self._logged, self._logged_at = step, time.monotonic()
         self._report(f"epoch {epoch}/{self._config.epochs}  validation: {numbers}")
+
+    def _stop_unless_finite(self, values, what: str):
+        if np.isfinite(values).all():
+            return
+        self._manager.wait_until_finished()
+        last = self._manager.latest_step()
+        saved = "no checkpoint yet" if last is None else f"last checkpoint: {self._manager.directory}/{last}"
+        raise UserError(
+            f"{what}; {saved}; start anew in another --workdir with a lower learning rate or with "
+            "config.optimizer.clip_norm"
+        )

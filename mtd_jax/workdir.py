@@ -56,6 +56,8 @@ def _lock(workdir, mark: str):
         raise UserError(f"another run is writing to {workdir}; wait for it, or name another --workdir") from error
     except (OSError, ImportError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError):  # what mkdir says of a link that leads nowhere, too
+            reason = "there is something else than a folder of that name"
         raise UserError(f"cannot write to --workdir {workdir}: {reason}") from error
     return lock
 

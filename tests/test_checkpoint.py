@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -165,3 +166,10 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_itself(run, tmp_p
 )
 def test_the_reason_is_given_in_the_systems_words(error, line):
     assert line in cannot_write(error, "there")
+
+
+def test_what_a_failed_write_leaves_behind_is_not_reported(capsys):
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(RuntimeError, RuntimeError("another"), None)
+    assert "RuntimeError: another" in capsys.readouterr().err

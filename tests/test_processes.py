@@ -243,3 +243,27 @@ def test_only_a_start_as_one_of_several_is_taken_for_one(monkeypatch):
     assert not processes.announced({}) and not processes.announced(alone)
     assert processes.announced(alone | {"SLURM_STEP_NUM_TASKS": "8"})
     assert processes.announced({"OMPI_COMM_WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    "visible, tasks_of_the_node, gpus",
+    [
+        (None, "8(x2)", None),  # no GPUs, or all in view: JAX takes that of the task's number on its node
+        ("0,1,2,3", "4(x2)", None),
+        ("0", "8(x2)", [0]),  # each its own
+        ("3", "8,4", [0]),
+        ("0,1,2,3", "1(x2)", [0, 1, 2, 3]),  # one task for all
+        ("2,5", "1", [0, 1]),
+    ],
+)
+def test_a_task_of_slurm_takes_the_gpus_that_are_its_own(visible, tasks_of_the_node, gpus):
+    step = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_TASKS_PER_NODE": tasks_of_the_node}
+    seen = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert processes.slurm_gpus(step | seen) == gpus
+    assert processes.slurm_gpus(seen) is None
+
+
+def test_processes_of_unequal_devices_are_refused():
+    processes._check_equal_devices({0: 4, 1: 4})
+    with pytest.raises(UserError, match="process 0 has 2, process 1 has 1; start each"):
+        processes._check_equal_devices({1: 1, 0: 2})

@@ -73,7 +73,7 @@ def corpus_output(corpus, tmp_path_factory):
         f"--root={corpus}",
         f"--output={output}",
         "--workers=2",
-        "--lists=train,val,test",
+        "--lists=train.txt,val,test",
         "--record_frames=16",
     ]
     code = f"""

@@ -192,14 +192,32 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
     config = small_config(corpus)
     config.optimizer.learning_rate = 1e30
     config.epochs = 4
-    with pytest.raises(UserError, match=r"(nan|inf).* at step \d+; (last good one: .*|there is no checkpoint)"):
+    with pytest.raises(
+        UserError, match=r"(nan|inf).* step \d+; (last checkpoint: .*|no checkpoint yet); start anew"
+    ):
         train(config, tmp_path, report=lambda line: None)
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_taken_for_the_best(corpus, tmp_path, monkeypatch):
+    config = small_config(corpus)
+    found = iter([{"val_loss": 1.0}, {"val_loss": np.nan}])
+    monkeypatch.setattr(train_module, "validate_epoch", lambda *_: next(found))
+    with pytest.raises(UserError, match=r"^validation loss nan after step 4; last checkpoint: .*/2; start anew"):
+        train(config, tmp_path, report=lambda line: None)
+    with open_manager(tmp_path / "checkpoints", read_only=True) as manager:
+        assert manager.all_steps() == [2]
 
 
 def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
     with taken(tmp_path), pytest.raises(UserError, match="another run is writing"):
         train(small_config(corpus), tmp_path, report=lambda line: None)
     with taken(tmp_path):
+        pass
+
+
+def test_a_work_directory_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="link: there is something else than a folder"), taken(tmp_path / "link"):
         pass
 
 
@@ -302,6 +320,15 @@ def test_impossible_configurations_are_one_clear_line(field, value, message):
     with pytest.raises(UserError, match=message) as error:
         validate(config, num_devices=2)
     assert "\n" not in str(error.value)
+
+
+def test_a_mesh_may_leave_devices_unused():
+    config = small_config("somewhere")
+    config.mesh.data, config.mesh.fsdp = 1, 2
+    validate(config, num_devices=3)
+    config.mesh.data = 2
+    with pytest.raises(UserError, match="mesh.data: expected -1 or 1 to 1 with fsdp 2, for the 3 devices"):
+        validate(config, num_devices=3)
 
 
 def test_stepwise_schedule_is_the_published_one():

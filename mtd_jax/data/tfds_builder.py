@@ -203,7 +203,8 @@ def run(argv) -> int:
                 f"expected --root=ROOT --output=DIR and other flags, got {' '.join(argv[1:]) or 'none'}"
             )
         logging.set_verbosity(logging.WARNING)
-        names = lists.value or list_names(layout.value, root.value)
+        given = [name.removesuffix(".txt") for name in lists.value or ()]
+        names = given or list_names(layout.value, root.value)
         sources = {name: open_source(layout.value, root.value, name, min_frames=0) for name in names}
         contents = Contents(sources, record_frames=record_frames.value, lower_half=lower_half.value)
         target = build(contents, output.value, workers=workers.value)
