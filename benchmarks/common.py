@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mtd_jax.errors import UserError, in_one_line
+from mtd_jax.parallel import usable_cores
 
 
 def run_benchmark(main) -> None:
-    """Runs a benchmark's `main()`; a user's mistake or a missing package becomes one line and exit code 1."""
+    """Runs a benchmark's `main()`; a user's mistake, a missing package or Ctrl-C becomes one line."""
 
     def run(argv):
         logging.set_verbosity(logging.WARNING)
@@ -28,6 +30,9 @@ def run_benchmark(main) -> None:
             print(f"error: {error}; the first lines of the script say what to install", file=sys.stderr)
         except (UserError, OSError) as error:
             print(in_one_line(error), file=sys.stderr)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return 130
         return 1
 
     app.run(run)
@@ -35,7 +40,7 @@ def run_benchmark(main) -> None:
 
 def warn_if_busy() -> None:
     """Says so where other work takes the cores from what is measured: libraries suffer from it differently."""
-    load, cores = os.getloadavg()[0], os.cpu_count()
+    load, cores = os.getloadavg()[0], usable_cores()
     if load > cores / 2:
         print(f"other work keeps the cores busy (load {load:.1f} on {cores}): do not compare the ways", flush=True)
 
@@ -53,7 +58,7 @@ def machine() -> dict:
         devices = {"backend": found[0].platform, "device": found[0].device_kind, "devices": len(found)}
     return {
         "cpu": model,
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "system": platform.platform(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     } | devices
@@ -76,4 +81,17 @@ def print_results(title: str, columns: list[str], rows: list[list[str]], results
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table)
-    print(json.dumps(results))
+    print(to_json(results))
+
+
+def to_json(results: dict, indent: int | None = None) -> str:
+    """JSON proper: a number that is not finite becomes null."""
+
+    def proper(value):
+        if isinstance(value, dict):
+            return {name: proper(entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [proper(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(proper(results), indent=indent)

@@ -7,18 +7,21 @@ Milliseconds per frame (= window of 5 frames against the sound at 31 shifts):
   PyTorch, published    the network on each of the 31 pairs, both encoders again for every pair
   PyTorch, once         every window encoded once, the transformers on the 31 pairs; the spectrogram not included
   PyTorch, once, compiled   the same through torch.compile with frozen weights
+  PyTorch, once, compiled, channels last   the same with the video's convolutions in channels_last_3d
 All have the same random weights; the largest difference of their scores to ours is printed. Both libraries get as
 many threads as the process has cores. Where other work keeps the cores busy, only the CPU time on one core
 (`taskset -c 0`) means something: PyTorch's threads wait for each other, and count that as work.
 """
 
-import os
+import copy
 import time
 
 import numpy as np
 from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
+from mtd_jax.errors import UserError
+from mtd_jax.parallel import usable_cores
 
 NAMES = ("student", "teacher")
 MODELS = flags.DEFINE_list("models", list(NAMES), "Which networks.")
@@ -26,8 +29,8 @@ flags.register_validator("models", lambda names: names and set(names) <= set(NAM
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.", lower_bound=1)
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)
 COMPILE = flags.DEFINE_bool("compile", True, "Also time torch.compile, which takes minutes to compile.")
+TOGETHER = flags.DEFINE_integer("together", 4, "Windows that PyTorch encodes at once.", lower_bound=1)
 SHIFT = 15
-FRAMES = 4  # windows, from SHIFT on, that PyTorch encodes once and scores; the published way scores the first
 
 
 def main():
@@ -39,6 +42,8 @@ def main():
     from mtd_jax.model import ModelConfig
     from mtd_jax.scoring import score_clip
 
+    if TOGETHER.value > WINDOWS.value - 2 * SHIFT:
+        raise UserError(f"--together={TOGETHER.value}: expected at most --windows - {2 * SHIFT}")
     jax.config.update("jax_platforms", "cpu")
     platform.prepare()
     configs = {"student": ModelConfig.mtd_vocalist(), "teacher": ModelConfig.vocalist()}
@@ -54,7 +59,7 @@ def main():
         "benchmark": "scan",
         "machine": machine(),
         "versions": versions("jax", "jaxlib", "torch"),
-        "settings": {"windows": count, "repeats": REPEATS.value, "compile": COMPILE.value},
+        "settings": {"windows": count, "repeats": REPEATS.value, "together": TOGETHER.value},
     }
     rows = []
     for name in MODELS.value:
@@ -107,51 +112,57 @@ def torch_ways(model, video_windows, mel_windows) -> dict:
     from converters.verify import twin_of
     from mtd_jax.arrays import model_arrays
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cores())
     arrays = {name: np.asarray(array) for name, array in model_arrays(model).items()}
     twin = twin_of(model.config)
     entries = to_torch(model.config, arrays, "model")
     twin.load_state_dict({key: torch.tensor(value) for key, value in entries.items()})
     video, mel = torch.from_numpy(video_windows), torch.from_numpy(mel_windows)
-    first = slice(0, 2 * SHIFT + 1)  # audio windows of the first frame; the next one's begin one later
-
-    def encode_video(frames):
-        return twin.vid_prenet(twin.scale_pixels(frames)).flatten(2).mT
-
-    def encode_audio(mel):
-        return twin.aud_prenet(mel.mT[:, None]).squeeze(2).mT
-
-    def compare_pairs(video, audio):
-        av, va = twin.av_transformer(audio, video)[0], twin.va_transformer(video, audio)[0]
-        fusion = twin.mem_transformer(av, va)[0]
-        return twin.classifier(torch.tanh(twin.fc(fusion.amax(1)))).squeeze(-1)
+    count = TOGETHER.value  # windows, from SHIFT on, that are scored; the published way scores the first
 
     @torch.inference_mode()
     def published():
-        return twin(video[SHIFT].expand(2 * SHIFT + 1, -1, -1, -1, -1), mel[first])[0][None]
+        # Audio windows of the first frame; the next one's begin one later.
+        return twin(video[SHIFT].expand(2 * SHIFT + 1, -1, -1, -1, -1), mel[: 2 * SHIFT + 1])[0][None]
 
-    with torch.inference_mode():
-        other_audio = encode_audio(mel[: FRAMES + 2 * SHIFT])
+    def once(network, compiled):
+        def encode_video(frames):
+            return network.vid_prenet(network.scale_pixels(frames)).flatten(2).mT
 
-    def once(encode_video, encode_audio, compare_pairs):
+        def encode_audio(mel):
+            return network.aud_prenet(mel.mT[:, None]).squeeze(2).mT
+
+        def compare_pairs(video, audio):
+            av, va = network.av_transformer(audio, video)[0], network.va_transformer(video, audio)[0]
+            fusion = network.mem_transformer(av, va)[0]
+            return network.classifier(torch.tanh(network.fc(fusion.amax(1)))).squeeze(-1)
+
+        with torch.inference_mode():
+            other_audio = encode_audio(mel[: count + 2 * SHIFT])
+        if compiled:
+            parts = encode_video, encode_audio, compare_pairs
+            encode_video, encode_audio, compare_pairs = (torch.compile(part, dynamic=False) for part in parts)
+
         @torch.inference_mode()
         def run():
-            tokens = encode_video(video[SHIFT : SHIFT + FRAMES])
-            audio = torch.cat([encode_audio(mel[:FRAMES]), other_audio[FRAMES:]])
-            pairs = [audio[i : i + 2 * SHIFT + 1] for i in range(FRAMES)]
-            repeated = [tokens[i].expand(2 * SHIFT + 1, -1, -1) for i in range(FRAMES)]
+            tokens = encode_video(video[SHIFT : SHIFT + count])
+            audio = torch.cat([encode_audio(mel[:count]), other_audio[count:]])
+            pairs = [audio[i : i + 2 * SHIFT + 1] for i in range(count)]
+            repeated = [tokens[i].expand(2 * SHIFT + 1, -1, -1) for i in range(count)]
             return torch.stack([compare_pairs(*pair) for pair in zip(repeated, pairs, strict=True)])
 
-        return run, FRAMES
+        return run, count
 
-    parts = (encode_video, encode_audio, compare_pairs)
-    ways = {"PyTorch, published": (published, 1), "PyTorch, once": once(*parts)}
+    ways = {"PyTorch, published": (published, 1), "PyTorch, once": once(twin, compiled=False)}
     if COMPILE.value:
         import torch._inductor.config
 
         torch._inductor.config.freezing = True
         torch._dynamo.reset()
-        ways["PyTorch, once, compiled"] = once(*(torch.compile(part, dynamic=False) for part in parts))
+        ways["PyTorch, once, compiled"] = once(twin, compiled=True)
+        channels_last = copy.deepcopy(twin)
+        channels_last.vid_prenet.to(memory_format=torch.channels_last_3d)
+        ways["PyTorch, once, compiled, channels last"] = once(channels_last, compiled=True)
     return ways
 
 

@@ -1,6 +1,6 @@
 """Where the time of a clip's scan goes: the operations of a jax.profiler trace, by what the source calls them.
 
-    python -m benchmarks.trace [--model=student] [--windows=40]     # on the CPU, or where JAX_PLATFORMS says
+    python -m benchmarks.trace [--model=student] [--windows=40]     # on the CPU; for a GPU: train_step --trace
 
 XLA fuses operations and names the result after none of them; here every one counts for the operation at its root,
 as named in the compiled program. Times are summed over XLA's threads, each operation without those inside it.
@@ -12,8 +12,8 @@ import re
 import tempfile
 from pathlib import Path
 
-# Also because JAX's profiler would take libtpu in, if installed, and crash where the two do not fit together.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# By default JAX's profiler would take libtpu in, if installed, and crash where the two do not fit together.
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -28,7 +28,6 @@ steps on a GPU wait for the processor. Such a run says so; its ratios mean nothi
 
 import dataclasses
 import importlib.util
-import json
 import os
 import time
 
@@ -39,7 +38,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
-from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy  # noqa: E402
+from benchmarks.common import machine, print_results, run_benchmark, summarize, to_json, versions, warn_if_busy  # noqa: E402
 from benchmarks.step_ways import (  # noqa: E402
     GFLOP_PER_SAMPLE,
     NO_DROPOUT,
@@ -84,6 +83,12 @@ def main():
         check_writable(JSON.value)
     if TRACE.value and not set(ROWS.value) & set(OURS):
         raise UserError(f"--trace is of this package's own rows; name one of {', '.join(OURS)} with --rows")
+    if TRACE.value:
+        os.makedirs(TRACE.value, exist_ok=True)
+        if not jax.config.jax_platforms and importlib.util.find_spec("libtpu"):
+            raise UserError(
+                "--trace: JAX's profiler may crash beside libtpu; set JAX_PLATFORMS to cuda,cpu or cpu"
+            )
     platform.prepare()
     jax.devices()  # JAX before PyTorch: each brings its own cuDNN, and JAX is the one that asks for a newer one
     sizes = Sizes(BATCH_SIZE.value or (4 if TINY.value else 128), TINY.value)
@@ -104,6 +109,8 @@ def main():
         way = None if name in refused else start(name, sizes, refused, WARM_UP_STEPS)
         if way is not None:
             ways[name] = way[0]
+    if len(ways) == 1:
+        raise UserError(f"none of the rows ran: {'; '.join(f'{name}: {why}' for name, why in refused.items())}")
     seconds = measure(ways, REPEATS.value, STEPS.value)
     rate = 2e-12 * PRODUCTS * matrix_size**3 / np.array(seconds.pop("matrix product"))
     results["matrix_tflops"] = summarize(rate)
@@ -111,7 +118,7 @@ def main():
     results["compiled"] = {name: way.figures for name, way in ways.items() if way.figures}
     results["refused"] = refused
     if JSON.value:
-        write_whole(JSON.value, json.dumps(results, indent=1) + "\n")
+        write_whole(JSON.value, to_json(results, indent=1) + "\n")
     columns = ["ms a step", "quartiles", "samples / s", "of the matrix rate", "speed, torch_published = 1"]
     title = f"Distillation step, {sizes.batch_size} pairs{', tiny networks' if TINY.value else ''}"
     print_results(title, columns, table_rows(results), results)

@@ -90,11 +90,12 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
-        index = torch.arange(half, dtype=x.dtype, device=x.device)
-        position = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # under autocast, too
+        index = torch.arange(half, dtype=dtype, device=x.device)
+        position = torch.arange(1, x.shape[1] + 1, dtype=dtype, device=x.device)
         angle = position[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
         table = torch.cat([angle.sin(), angle.cos()], dim=-1)
-        return table * (x[..., :1] != 0)
+        return table.to(x.dtype) * (x[..., :1] != 0)
 
 
 class CrossAttention(nn.Module):

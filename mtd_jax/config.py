@@ -68,6 +68,7 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
             "evaluation": {  # of --mode=evaluate
                 "protocol": "lrs2",  # contexts and tolerances: a name in protocol.PROTOCOLS
                 "reference_edges": True,  # quirk, see scoring.score_clip
+                "compute_dtype": "as_trained",  # or float32, bfloat16
             },
             "log_every": 50,  # steps
             "checkpoint_every": 0,  # steps between the ends of epochs; 0: at their ends only

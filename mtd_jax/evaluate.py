@@ -1,6 +1,7 @@
 """The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
 
 import contextlib
+import dataclasses
 import json
 import queue
 import threading
@@ -121,6 +122,9 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
     used = find_checkpoint(checkpoint)
     model, step = load_model(used), load_description(used)["step"]
+    if config.evaluation.compute_dtype != "as_trained":
+        changed = dataclasses.replace(model.config, compute_dtype=config.evaluation.compute_dtype)
+        model = bind(changed, model_arrays(model))
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # the next line says why
@@ -136,6 +140,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
             "weights": checksum_of_all(model_arrays(model)),
             "protocol": config.evaluation.protocol,
             "reference_edges": edges,
+            "compute_dtype": model.config.compute_dtype,
         }
     )
     results = evaluate(model, source, protocol=protocol, reference_edges=edges)
@@ -148,7 +153,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         for t in protocol.tolerances
     }
     print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
-    print(f"checkpoint: {used}, step {step}")
+    print(f"checkpoint: {used}, step {step}, computed in {model.config.compute_dtype}")
     left_out = sum(results["skipped"].values())
     print(
         f"{len(results['clips'])} clips of {source.list_path} scored, "
@@ -160,6 +165,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         "list": str(source.list_path),
         "protocol": config.evaluation.protocol,
         "reference_edges": edges,
+        "compute_dtype": model.config.compute_dtype,
         "seconds": time.monotonic() - started,
     }
     write_json(path, settings | results)

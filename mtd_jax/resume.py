@@ -32,6 +32,7 @@ _MAY_CHANGE = (
     "checkpoint_every",
     "evaluation/protocol",
     "evaluation/reference_edges",
+    "evaluation/compute_dtype",
 )
 
 

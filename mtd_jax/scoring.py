@@ -143,10 +143,14 @@ _FOLDED = weakref.WeakKeyDictionary()  # model → (its configuration, its array
 
 
 def _folded(model: SyncModel) -> FoldedModel:
-    """`fold`, once per model: again only if its configuration or one of its arrays was replaced."""
+    """`fold`, once per model: again only if its configuration or one of its arrays was replaced.
+
+    NumPy arrays can be written to, which nothing tells: a model of these is folded every time.
+    """
     arrays = jax.tree.leaves(nnx.state(model))
-    known = _FOLDED.get(model)
-    if known is None or known[0] != model.config or any(a is not b for a, b in zip(arrays, known[1], strict=True)):
+    config, seen, _ = known = _FOLDED.get(model, (None, [], None))
+    kept = all(a is b and not isinstance(a, np.ndarray) for a, b in zip(arrays, seen, strict=False))
+    if config != model.config or not kept:
         known = _FOLDED[model] = model.config, arrays, fold(model)
     return known[2]
 

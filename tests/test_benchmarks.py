@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import step_ways
+from benchmarks.common import to_json
 from benchmarks.step_ways import NO_DROPOUT, Sizes, largest_difference, our_way, torch_way
 from benchmarks.trace import named_operations, self_milliseconds
 from configs import distill
@@ -123,6 +124,11 @@ def test_operations_are_named_and_timed_without_those_inside_them():
         ("while.1", 20e6, 1e6),
     ]
     assert self_milliseconds(events) == {"while.1": 4, "dot": 6, "max": 1}
+
+
+def test_json_is_proper_whatever_the_losses():
+    found = json.loads(to_json({"losses": [{"bce": float("nan")}, (np.float64("inf"), 1.5)], "passed": False}))
+    assert found == {"losses": [{"bce": None}, [None, 1.5]], "passed": False}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mtd_jax import scoring
-from mtd_jax.arrays import create_model
+from mtd_jax.arrays import bind, create_model, model_arrays
 from mtd_jax.audio import log_mel
 from mtd_jax.model import ModelConfig
 from tests.golden_models import STUDENT, golden, recipe_model
@@ -91,6 +91,16 @@ def test_lengths_compile_nothing_new(tiny):
     for frames in (7, 33, 121):
         scoring.score_clip(tiny, *make_clip(3, frames))
     assert before == [program._cache_size() for program in programs]
+
+
+def test_arrays_that_are_written_to_count_at_once(tiny):
+    arrays = {name: np.array(array) for name, array in model_arrays(tiny).items()}
+    model, clip = bind(tiny.config, arrays), make_clip(3, 20)
+    np.testing.assert_array_equal(scoring.score_clip(model, *clip), scoring.score_clip(tiny, *clip))
+    arrays["classifier/bias"] += 4
+    inside = scoring.score_clip(tiny, *clip) > scoring.OUT_OF_CLIP
+    moved = scoring.score_clip(model, *clip) - scoring.score_clip(tiny, *clip)
+    np.testing.assert_allclose(moved[inside], 4, atol=1e-4)
 
 
 def test_int16_and_float_waveforms_score_alike(tiny):

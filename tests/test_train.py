@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mtd_jax
+from mtd_jax import evaluate as evaluate_module
 from mtd_jax import train as train_module
 from mtd_jax.checkpoint import load_description, load_loss_weights, open_manager, save_model
 from mtd_jax.config import default_config, validate
@@ -261,6 +262,18 @@ def test_evaluation_writes_json_and_prints_the_published_rows(corpus, teacher, t
     means = {k: np.mean([clip["accuracy"][k] for clip in result["clips"]]) for k in result["accuracy"]}
     assert result["accuracy"] == pytest.approx(means)
     assert list(result["accuracy"]) == ["5", "7", "9", "11", "13", "15"]
+    assert result["compute_dtype"] == "float32"
+
+
+def test_evaluation_computes_in_the_dtype_asked_for(corpus, teacher, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(evaluate_module, "evaluate", lambda model, *_, **__: used.append(model) or {}["stop"])
+    config = small_config(corpus)
+    for dtype in ("as_trained", "bfloat16"):
+        config.evaluation.compute_dtype = dtype
+        with pytest.raises(KeyError, match="stop"):
+            evaluate_list(config, str(teacher), "test", str(tmp_path / "result.json"))
+    assert [model.config.compute_dtype for model in used] == ["float32", "bfloat16"]
 
 
 def test_evaluation_counts_clips_it_cannot_read(corpus, teacher, tmp_path):
