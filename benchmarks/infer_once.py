@@ -73,7 +73,6 @@ def main():
         "windows": sum(len(track.scores) for track in result.tracks),
         "tracks": len(result.tracks),
         "pictures_searched": detector.pictures,
-        # The cache takes programs that compile for half a second: how many of them it has depends on the machine.
         "programs": events["/jax/compilation_cache/compile_requests_use_cache"],
         "programs_from_cache": events["/jax/compilation_cache/cache_hits"],
         "programs_put_into_cache": events["/jax/compilation_cache/cache_misses"],
