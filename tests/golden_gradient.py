@@ -20,11 +20,10 @@ def main(path):
     from tests.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
     platform.prepare()
-    teacher, student = recipe_model(TEACHER, 0), recipe_model(STUDENT, 1)
 
     @jax.jit
-    def gradient(arrays, frames, mel, labels, uncertainty):
-        _, expected = teacher(frames, mel, return_features=True)
+    def gradient(arrays, teacher_arrays, frames, mel, labels, uncertainty):
+        _, expected = bind(TEACHER, teacher_arrays)(frames, mel, return_features=True)
 
         def total(arrays):
             logits, features = bind(STUDENT, arrays)(frames, mel, return_features=True)
@@ -32,10 +31,14 @@ def main(path):
 
         return jax.grad(total)(arrays)
 
-    arrays = {name: np.asarray(array, np.float64) for name, array in model_arrays(student).items()}
+    # Arguments of the program: as constants in it, hundreds of MB would be compiled.
+    student, teacher = (
+        {name: np.asarray(array, np.float64) for name, array in model_arrays(recipe_model(*which)).items()}
+        for which in ((STUDENT, 1), (TEACHER, 0))
+    )
     batch = golden("mtd_loss_T1.npz")
     inputs = batch["frames"], mel_from_torch(batch["mel"]), batch["labels"], batch["uncertainty"]
-    np.savez(path, **{name: np.asarray(found) for name, found in gradient(arrays, *inputs).items()})
+    np.savez(path, **{name: np.asarray(found) for name, found in gradient(student, teacher, *inputs).items()})
 
 
 if __name__ == "__main__":

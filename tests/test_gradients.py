@@ -21,8 +21,8 @@ UNCERTAINTY = np.linspace(0.6, 1.4, 13).astype(np.float32)
 
 def jax_gradient(batch, teacher, student, temperature):
     @jax.jit
-    def gradient(arrays, frames, mel):
-        _, teacher_features = teacher(frames, mel, return_features=True)
+    def gradient(arrays, teacher_arrays, frames, mel):
+        _, teacher_features = bind(CONFIG, teacher_arrays)(frames, mel, return_features=True)
 
         def total(arrays):
             logits, features = bind(CONFIG, arrays)(frames, mel, return_features=True)
@@ -32,7 +32,7 @@ def jax_gradient(batch, teacher, student, temperature):
 
         return jax.grad(total)(arrays)
 
-    return gradient(model_arrays(student), batch["frames"], mel_from_torch(batch["mel"]))
+    return gradient(model_arrays(student), model_arrays(teacher), batch["frames"], mel_from_torch(batch["mel"]))
 
 
 def torch_gradient(batch, temperature):
