@@ -19,7 +19,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
-from benchmarks.common import machine, print_results, run_benchmark, versions  # noqa: E402
+from benchmarks.common import machine, print_results, run_benchmark, versions, warn_if_busy  # noqa: E402
 from mtd_jax import platform, scoring  # noqa: E402
 from mtd_jax.arrays import create_model  # noqa: E402
 from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
@@ -83,6 +83,7 @@ def stages(model, frames, waveform) -> dict:
 
 
 def main():
+    warn_if_busy()
     platform.prepare()
     named = {"student": ModelConfig.mtd_vocalist, "teacher": ModelConfig.vocalist}
     model = create_model(named[MODEL.value](), 0)
