@@ -8,15 +8,13 @@ other one, and what becomes of the accuracy; and whether whole clips get another
 that leave it count as −1000, as published, which draws windows near them towards 0; whole clips do without.
 """
 
-import dataclasses
-
 import numpy as np
 from absl import flags
 from rich.progress import track
 
 from benchmarks.common import machine, print_results, run_benchmark, versions
 from mtd_jax import platform
-from mtd_jax.arrays import bind, model_arrays
+from mtd_jax.arrays import computing_in
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.source import open_source
 from mtd_jax.model import SyncModel
@@ -28,11 +26,6 @@ ROOT = flags.DEFINE_string("root", None, "Clips in the LRS2 layout.", required=T
 LIST = flags.DEFINE_string("list", "test", "Which of its lists.")
 
 CONTEXTS = (5, 9, 15)
-
-
-def computing_in(dtype: str, model: SyncModel) -> SyncModel:
-    """The same weights."""
-    return bind(dataclasses.replace(model.config, compute_dtype=dtype), model_arrays(model))
 
 
 def compare(model: SyncModel, source) -> dict:

@@ -59,7 +59,12 @@ def main():
         "benchmark": "scan",
         "machine": machine(),
         "versions": versions("jax", "jaxlib", "torch"),
-        "settings": {"windows": count, "repeats": REPEATS.value, "together": TOGETHER.value},
+        "settings": {
+            "windows": count,
+            "repeats": REPEATS.value,
+            "together": TOGETHER.value,
+            "compile": COMPILE.value,
+        },
     }
     rows = []
     for name in MODELS.value:

@@ -84,11 +84,11 @@ def main():
     if TRACE.value and not set(ROWS.value) & set(OURS):
         raise UserError(f"--trace is of this package's own rows; name one of {', '.join(OURS)} with --rows")
     if TRACE.value:
-        os.makedirs(TRACE.value, exist_ok=True)
         if not jax.config.jax_platforms and importlib.util.find_spec("libtpu"):
             raise UserError(
                 "--trace: JAX's profiler may crash beside libtpu; set JAX_PLATFORMS to cuda,cpu or cpu"
             )
+        os.makedirs(TRACE.value, exist_ok=True)
     platform.prepare()
     jax.devices()  # JAX before PyTorch: each brings its own cuDNN, and JAX is the one that asks for a newer one
     sizes = Sizes(BATCH_SIZE.value or (4 if TINY.value else 128), TINY.value)

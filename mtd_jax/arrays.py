@@ -4,6 +4,7 @@ Training, scoring, checkpoints and converters handle weights as {"video_prenet/b
 `bind` puts such a dictionary back into a `SyncModel`, inside or outside jit.
 """
 
+import dataclasses
 import functools
 import math
 import zlib
@@ -60,6 +61,11 @@ def bind(config: ModelConfig, arrays: dict) -> SyncModel:
     graphdef, leaves = _skeleton(config)
     state = nnx.from_flat_state([(path, leaf.replace(arrays[_name(path)])) for path, leaf in leaves])
     return nnx.merge(graphdef, state)
+
+
+def computing_in(dtype: str, model: SyncModel) -> SyncModel:
+    """The same weights in a model of another compute_dtype, "float32" or "bfloat16"."""
+    return bind(dataclasses.replace(model.config, compute_dtype=dtype), model_arrays(model))
 
 
 def check_cover(expected: dict, found: dict, source: str):

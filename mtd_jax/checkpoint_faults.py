@@ -5,6 +5,7 @@ Orbax raises exceptions of any kind, logs for developers, and leaves threads and
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -98,16 +99,18 @@ logging.getLogger("absl").addFilter(_for_users)
 logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
-def _forget_unfinished_writes():
-    """After a failed write, orbax drops what it had begun, and Python and tensorstore would report each piece."""
+@functools.cache
+def silence_unfinished_writes():
+    """For a process that writes checkpoints, from before the first one.
+
+    When one cannot be written, orbax drops what it had begun, and Python and tensorstore would report each piece,
+    before the line that says why and after it.
+    """
     report_unraisable, report = sys.unraisablehook, sys.excepthook
 
     def of_others(error) -> bool:
-        return "Event loop is closed" not in str(error)
+        return not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed")
 
     sys.unraisablehook = lambda found: report_unraisable(found) if of_others(found.exc_value) else None
     sys.excepthook = lambda kind, error, trace: report(kind, error, trace) if of_others(error) else None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-
-_forget_unfinished_writes()

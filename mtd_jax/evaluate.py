@@ -1,7 +1,6 @@
 """The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
 
 import contextlib
-import dataclasses
 import json
 import queue
 import threading
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mtd_jax.accuracy_table import print_table
-from mtd_jax.arrays import bind, model_arrays
+from mtd_jax.arrays import bind, computing_in, model_arrays
 from mtd_jax.checkpoint import find_checkpoint, load_description, load_model
 from mtd_jax.checksums import checksum_of_all
 from mtd_jax.data.source import open_source
@@ -123,8 +122,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     used = find_checkpoint(checkpoint)
     model, step = load_model(used), load_description(used)["step"]
     if config.evaluation.compute_dtype != "as_trained":
-        changed = dataclasses.replace(model.config, compute_dtype=config.evaluation.compute_dtype)
-        model = bind(changed, model_arrays(model))
+        model = computing_in(config.evaluation.compute_dtype, model)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # the next line says why

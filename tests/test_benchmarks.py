@@ -1,6 +1,7 @@
 """The benchmarks' PyTorch step is this package's; their constants are the networks'; the evaluation runs."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -95,8 +96,14 @@ def test_infer_is_timed_in_new_processes(tmp_path):
     student, _ = step_ways.configs_of(SIZES, "float32")
     save_model(tmp_path / "student", create_model(student, 0))
     command = [f"--checkpoint={tmp_path / 'student'}", "--film_seconds=1.2,2", "--film_height=240", "--repeats=1"]
+    # The project's own cache, which keeps every program.
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.infer", *command], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.infer", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr[-2000:]
     figures = json.loads(result.stdout.splitlines()[-1])
@@ -104,7 +111,7 @@ def test_infer_is_timed_in_new_processes(tmp_path):
     assert [run["windows"] for run in runs] == [25, 45]
     assert runs[0]["programs"] == runs[1]["programs"] > 0  # another length compiles nothing more
     for run in runs:
-        assert run["programs_from_cache"] + run["programs_put_into_cache"] <= run["programs"]
+        assert (run["programs_from_cache"], run["programs_put_into_cache"]) == (run["programs"], 0)
         stages = dict(run["seconds"])
         assert sum(stages.values()) < 2 * stages.pop("the whole process")
         assert min(stages.values()) > 0

@@ -14,7 +14,7 @@ import mtd_jax
 from mtd_jax import checkpoint
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import save_model
-from mtd_jax.checkpoint_faults import cannot_write
+from mtd_jax.checkpoint_faults import cannot_write, silence_unfinished_writes
 from mtd_jax.checksums import check, checksums
 from mtd_jax.errors import UserError
 from mtd_jax.train import train
@@ -168,7 +168,10 @@ def test_the_reason_is_given_in_the_systems_words(error, line):
     assert line in cannot_write(error, "there")
 
 
-def test_what_a_failed_write_leaves_behind_is_not_reported(capsys):
+def test_what_a_failed_write_leaves_behind_is_not_reported(capsys, monkeypatch):
+    for hook in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, hook, getattr(sys, f"__{hook}__"))
+    silence_unfinished_writes.__wrapped__()
     sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
     assert capsys.readouterr().err == ""
     sys.excepthook(RuntimeError, RuntimeError("another"), None)
