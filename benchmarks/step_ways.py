@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.ahead import published_schedule
 from configs import distill
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.model import FRAME_SHAPE, ModelConfig
 from mtd_jax.objective import Objective
-from mtd_jax.optimizer import make_optimizer, schedule_factor
+from mtd_jax.optimizer import make_optimizer
 from mtd_jax.sharding import make_mesh, place, put_batch
 from mtd_jax.step import Run, compile_steps, initial_state, training_mel
 
 GFLOP_PER_SAMPLE = 34.7 + 3 * 8.44  # teacher forward, student forward and twice that backward
 PARTS = ("total", "bce", "attention", "value")  # losses; the last two are summed over layers
-LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
 BATCHES = 4  # different ones, in turn
 PRODUCTS = 20  # matrix products per step of `matrix_product`
 NO_DROPOUT = (("embedding_dropout", 0.0), ("relu_dropout", 0.0), ("residual_dropout", 0.0))
@@ -85,15 +85,10 @@ def host_batches(sizes: Sizes) -> list[dict]:
     ]
 
 
-def schedule(config):
-    """The published one; the benchmark stays within its first epoch, where the rate is constant."""
-    return schedule_factor(config.optimizer, LRS2_PRETRAIN_STEPS, config.epochs * LRS2_PRETRAIN_STEPS)
-
-
 def our_way(sizes: Sizes, dtype: str) -> Way:
     """This package's step, compiled for one device as `train` compiles it."""
     config, (student, teacher) = distill.get_config(), configs_of(sizes, dtype)
-    optimizer = make_optimizer(config.optimizer, schedule(config))
+    optimizer = make_optimizer(config.optimizer, published_schedule(config))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     run = Run(student, teacher, Objective.from_config(config.loss), optimizer, config.seed, mesh)
     state = place(initial_state(run, create_model(student, 0)), mesh)
@@ -141,7 +136,8 @@ def torch_way(sizes: Sizes, form: dict) -> Way:
     torch_step.use_tf32()
     torch.manual_seed(0)
     config, form = distill.get_config(), torch_step.Form(**form)
-    factor, rates = float(schedule(config)(np.int32(0))), config.optimizer
+    # The benchmark stays within the first epoch, where the rate is constant.
+    factor, rates = float(published_schedule(config)(np.int32(0))), config.optimizer
     models = [
         torch_step.torch_model(config, arrays, device, form.channels_last)
         for config, arrays in zip(configs_of(sizes, "float32"), weights(sizes), strict=True)

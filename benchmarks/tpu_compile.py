@@ -17,25 +17,18 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor looked for
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # describing takes no chip from another process
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 from absl import flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.collectives import collectives  # noqa: E402
+from benchmarks.ahead import lower, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
-from configs import distill  # noqa: E402
-from mtd_jax.arrays import abstract_arrays  # noqa: E402
-from mtd_jax.config import model_config  # noqa: E402
-from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
+from benchmarks.hlo import collectives  # noqa: E402
+from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
 from mtd_jax.errors import UserError, first_line  # noqa: E402
 from mtd_jax.files import check_writable, write_whole  # noqa: E402
-from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
-from mtd_jax.objective import Objective  # noqa: E402
-from mtd_jax.optimizer import make_optimizer, schedule_factor  # noqa: E402
-from mtd_jax.sharding import make_mesh  # noqa: E402
-from mtd_jax.step import Run, compile_steps, state_of  # noqa: E402
+from mtd_jax.step import Run  # noqa: E402
 
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
 
@@ -55,8 +48,6 @@ flags.register_validator("steps", lambda names: names and set(names) <= {"train"
 TINY = flags.DEFINE_boolean("tiny", False, "Models of a layer per encoder, to try things on.")
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 
-LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
-
 
 def main():
     if JSON.value:
@@ -66,7 +57,7 @@ def main():
     reports = []
     for slice_name in SLICES.value:
         devices = describe(slice_name)
-        for run in (make_run(devices, int(fsdp)) for fsdp in FSDP.value):
+        for run in (published_run(devices, int(fsdp), "bfloat16", tiny=TINY.value) for fsdp in FSDP.value):
             for step in STEPS.value:
                 reports.append({"slice": slice_name} | report(run, devices, step))
                 print_report(reports[-1])
@@ -86,37 +77,11 @@ def describe(slice_name: str) -> list:
         raise UserError(f"--slices={slice_name}: {reason}; pip install libtpu, and name a slice of its") from error
 
 
-def make_run(devices, fsdp: int) -> Run:
-    """The published distillation in bfloat16 on a mesh of these devices."""
-    config = distill.get_config("tiny" if TINY.value else "")
-    config.model.compute_dtype = "bfloat16"
-    config.mesh.fsdp = fsdp
-    sizes = {}
-    if TINY.value:
-        config.model.update(num_layers=1, num_heads=2)
-        sizes = {"widths": (8, 8, 16, 16, 32), "num_layers": 1, "num_heads": 2}
-    named = ModelConfig.tiny if TINY.value else ModelConfig.vocalist
-    factor = schedule_factor(config.optimizer, LRS2_PRETRAIN_STEPS, config.epochs * LRS2_PRETRAIN_STEPS)
-    return Run(
-        model=model_config(config),
-        teacher=named(compute_dtype="bfloat16", **sizes),
-        objective=Objective.from_config(config.loss),
-        optimizer=make_optimizer(config.optimizer, factor),
-        seed=config.seed,
-        mesh=make_mesh(config.mesh, devices),
-    )
-
-
 def report(run: Run, devices, step: str) -> dict:
     """What the compiler says of one step."""
     rows = CLIPS_PER_CHIP.value * len(devices)
-    arrays, teacher = abstract_arrays(run.model), abstract_arrays(run.teacher)
-    state = jax.eval_shape(lambda arrays: state_of(run, arrays), arrays)
-    train_fn, validate_fn = compile_steps(run, state, teacher)
-    batch = abstract_batch(rows, run.model.window_frames, step)
     started = time.perf_counter()
-    lowered = train_fn.lower(state, teacher, batch) if step == "train" else validate_fn.lower(state, batch)
-    compiled = lowered.compile()
+    compiled = lower(run, rows, step).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return {
         "chips": len(devices),
@@ -134,8 +99,8 @@ def report(run: Run, devices, step: str) -> dict:
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
         "collectives": collectives(compiled.as_text()),
-        "trained_bytes": sum(4 * array.size for array in state.params.values()),
-        "teacher_bytes": sum(4 * array.size for array in teacher.values()),
+        "trained_bytes": bytes_of(split_statistics(abstract_arrays(run.model))[0]),
+        "teacher_bytes": bytes_of(abstract_arrays(run.teacher)),
     }
 
 
@@ -159,16 +124,8 @@ def violations(figures: dict) -> list[str]:
     return lines
 
 
-def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
-    """A batch of one pair per row, as shapes; see `pipeline` and `step.logged_step`."""
-    shape = jax.ShapeDtypeStruct
-    batch = {
-        "frames": shape((rows, 1, window_frames, *FRAME_SHAPE), jnp.uint8),
-        "audio": shape((rows, 1, window_frames * SAMPLES_PER_FRAME), jnp.int16),
-        "labels": shape((rows, 1, 1), jnp.float32),
-    }
-    counts = {"skipped": shape((rows,), jnp.int32), "signal": shape((rows,), jnp.int32)}
-    return batch | (counts if step == "train" else {"valid": shape((rows,), jnp.bool_)})
+def bytes_of(arrays: dict) -> int:
+    return sum(4 * array.size for array in arrays.values())
 
 
 def print_report(figures: dict):
