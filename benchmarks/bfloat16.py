@@ -17,6 +17,8 @@ from mtd_jax import platform
 from mtd_jax.arrays import computing_in
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.source import open_source
+from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel
 from mtd_jax.scoring import MAX_SHIFT, OUT_OF_CLIP, score_clip, window_offsets
 
@@ -25,24 +27,35 @@ flags.register_validator("checkpoints", bool, "at least one")
 ROOT = flags.DEFINE_string("root", None, "Clips in the LRS2 layout.", required=True)
 LIST = flags.DEFINE_string("list", "test", "Which of its lists.")
 
-CONTEXTS = (5, 9, 15)
+BEYOND_THE_WINDOW = (0, 4, 10)  # frames of context: 5, 9, 15 for windows of 5
 
 
 def compare(model: SyncModel, source) -> dict:
-    """Counts over all clips of a source, by context; "clip" is the mean of the windows that have each shift."""
+    """Counts over all clips of a source, by context; "clip" is the mean of the windows that have each shift.
+
+    Raises:
+      UserError: none of the clips can be read.
+    """
     window, models = model.config.window_frames, [computing_in(dtype, model) for dtype in ("float32", "bfloat16")]
-    offsets = {name: ([], []) for name in (*CONTEXTS, "clip")}
-    largest = 0.0
+    contexts = [window + more for more in BEYOND_THE_WINDOW]
+    offsets = {name: ([], []) for name in (*contexts, "clip")}
+    largest, left_out = 0.0, []
     for number in track(range(len(source)), "scoring"):
         clip = source[number]
-        frames, waveform = clip.frames[: clip.num_frames], clip.waveform[: len(clip.waveform)]
+        try:
+            frames, waveform = clip.frames[: clip.num_frames], clip.waveform[: len(clip.waveform)]
+        except UnusableClip as error:
+            left_out.append(str(error))
+            continue
         pair = [score_clip(one, frames, waveform, reference_edges=False) for one in models]
         largest = max(largest, float(np.abs(pair[0] - pair[1]).max()))
         for scores, index in zip(pair, (0, 1), strict=True):
-            for context in CONTEXTS:
+            for context in contexts:
                 offsets[context][index].extend(window_offsets(scores, context, window))
             inside = np.where(scores == OUT_OF_CLIP, np.nan, scores)
             offsets["clip"][index].append(MAX_SHIFT - int(np.nanargmax(np.nanmean(inside, axis=0))))
+    if len(left_out) == len(source):
+        raise UserError(f"{source.list_path}: no clip can be read; the first: {left_out[0]}")
     found = {}
     for name, (full, half) in offsets.items():
         full, half = np.array(full), np.array(half)
@@ -53,7 +66,7 @@ def compare(model: SyncModel, source) -> dict:
             "accuracy float32": float(np.mean(np.abs(full) <= 1)),
             "accuracy bfloat16": float(np.mean(np.abs(half) <= 1)),
         }
-    return {"largest difference of a score": largest, "contexts": found}
+    return {"largest difference of a score": largest, "contexts": found, "left out": left_out}
 
 
 def main():
@@ -69,6 +82,8 @@ def main():
         model = load_model(name)
         source = open_source("lrs2", ROOT.value, LIST.value, min_frames=model.config.window_frames + 1)
         results[name] = compare(model, source)
+        for line in results[name]["left out"]:
+            print(f"left out: {line}")
         for context, found in results[name]["contexts"].items():
             accuracies = [f"{100 * found[f'accuracy {dtype}']:.2f}" for dtype in ("float32", "bfloat16")]
             counts = [f"{found[key]:,}" for key in ("offsets", "different", "more than a frame apart")]

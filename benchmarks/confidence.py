@@ -33,6 +33,7 @@ CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Checkpoint directories.", 
 flags.register_validator("checkpoints", bool, "at least one")
 CLIPS = flags.DEFINE_integer("clips", 24, "Speakers to film.", lower_bound=2)
 SECONDS = flags.DEFINE_float("seconds", 6.0, "Length of a film.")
+flags.register_validator("seconds", lambda length: 1 <= length <= 3600, "a number from 1 to 3600")
 SEED = flags.DEFINE_integer("seed", 0, "Everything random follows from it.")
 PICTURE = flags.DEFINE_string("picture", None, "PNG file to write the histogram to.")
 
@@ -45,8 +46,8 @@ def main():
     platform.prepare()
     if PICTURE.value:
         check_writable(PICTURE.value)
-    names = CHECKPOINTS.value
-    models = [load_model(path) for path in CHECKPOINTS.value]
+    names = list(dict.fromkeys(CHECKPOINTS.value))
+    models = [load_model(path) for path in names]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, true_offset, film in track(list(films(Path(folder))), "measuring", console=Console(stderr=True)):

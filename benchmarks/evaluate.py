@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from benchmarks.common import machine, print_results, run_benchmark, summarize, versions
+from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax import platform
 from mtd_jax.arrays import create_model
 from mtd_jax.data.clip import FPS
@@ -87,6 +87,7 @@ class _First:
 
 
 def main():
+    warn_if_busy()
     platform.prepare()
     root = make_clips(Path(CORPUS.value).expanduser(), DISTINCT.value, CLIPS.value)
     named = ModelConfig.tiny if TINY.value else ModelConfig.mtd_vocalist

@@ -61,6 +61,8 @@ def main():
         [name, *(f"{s['median']:.2f} ({s['low']:.2f}–{s['high']:.2f})" for s in (stages[v][name] for v in videos))]
         for name in first["seconds"]
     ]
+    programs = [np.median([run["program_seconds"] for run in runs[video]]) for video in videos]
+    rows.append(["of it: tracing, lowering, fetching or compiling programs", *(f"{s:.2f}" for s in programs)])
     others = {"windows": "windows", "peak_mb": "peak memory, MB", "programs": "programs, compiled or loaded"}
     others |= {"programs_from_cache": "of them from the cache", "programs_put_into_cache": "of them put there"}
     for name, title in others.items():

@@ -3,7 +3,8 @@
     python -m benchmarks.trace [--model=student] [--windows=40]     # on the CPU; for a GPU: train_step --trace
 
 XLA fuses operations and names the result after none of them; here every one counts for the operation at its root,
-as named in the compiled program. Times are summed over XLA's threads, each operation without those inside it.
+as named in the compiled program. Times are by the clock of the threads that run a program, each operation without
+those inside it; which operation the other threads of XLA's pool help with, the trace does not say.
 """
 
 import collections
@@ -33,10 +34,11 @@ TOP = flags.DEFINE_integer("top", 12, "Rows to print.", lower_bound=1)
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?metadata=\{.*?op_name=\"([^\"]*)\"", re.MULTILINE)
 
 
-def named_operations(program: str) -> dict[str, str]:
-    """{instruction: what the source calls it} of a compiled program's text, such as "nrm,nmc->nrc/dot_general"."""
+def named_operations(program: str) -> dict[tuple[str, str], str]:
+    """{(program, instruction): what the source calls it, such as "nrm,nmc->nrc/dot_general"}, of compiled text."""
+    module = re.match(r"\s*HloModule ([\w.-]+)", program)[1]
     bare = re.compile(r"^jit\(\w+\)/|while/body/|closed_call/")
-    return {name: bare.sub("", source) for name, source in _INSTRUCTION.findall(program)}
+    return {(module, name): bare.sub("", source) for name, source in _INSTRUCTION.findall(program)}
 
 
 def self_milliseconds(events) -> collections.Counter:
@@ -53,31 +55,39 @@ def self_milliseconds(events) -> collections.Counter:
 
 
 def traced_events(folder: Path):
-    """(name, start, duration) of every event, thread by thread, Python's own left out."""
+    """((program, name), start, duration) of every event, thread by thread, Python's own left out."""
     (path,) = folder.rglob("*.xplane.pb")
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
             if line.name != "python":
-                yield [(event.name, event.start_ns, event.duration_ns) for event in line.events]
+                yield [
+                    ((dict(event.stats).get("hlo_module"), event.name), event.start_ns, event.duration_ns)
+                    for event in line.events
+                ]
 
 
 def stages(model, frames, waveform) -> dict:
-    """{stage: (function to trace, the compiled program that takes its time)} of a clip's scan."""
+    """{stage: (function to trace, the compiled programs that take its time)} of a clip's scan."""
     config, weights = model.config, scoring._folded(model)
     chunks, steps = scoring._chunks(jax.default_backend()), scoring.mel_steps(config.window_frames)
     tokens = scoring.encode_clip(model, frames, waveform, WINDOWS.value)
     part = frames[: chunks.encoded + config.window_frames - 1]
+    columns = scoring.mel_steps(chunks.encoded) + steps
+    samples = np.zeros((columns - 1) * scoring.HOP + scoring.N_FFT, waveform.dtype)
     video = jax.ShapeDtypeStruct((chunks.compared, config.window_frames, config.width), np.float32)
     audio = jax.ShapeDtypeStruct((chunks.compared + 2 * scoring.MAX_SHIFT, steps, config.width), np.float32)
     scoring.score_clip(model, frames, waveform)
     return {
         "encode": (
             lambda: scoring.encode_clip(model, frames, waveform, WINDOWS.value),
-            scoring._encode_frames.lower(config, chunks, weights, part).compile(),
+            [
+                scoring._encode_frames.lower(config, chunks, weights, part).compile(),
+                scoring._encode_sound.lower(config, chunks, weights, samples).compile(),
+            ],
         ),
         "compare": (
             lambda: scoring._score_pairs(model, tokens, scoring.MAX_SHIFT),
-            scoring._score_chunk.lower(config, weights, video, audio).compile(),
+            [scoring._score_chunk.lower(config, weights, video, audio).compile()],
         ),
     }
 
@@ -98,8 +108,10 @@ def main():
         "settings": {"model": MODEL.value, "windows": WINDOWS.value},
     }
     rows = []
-    for stage, (run, program) in stages(model, frames, waveform).items():
-        sources = named_operations(program.as_text())
+    for stage, (run, programs) in stages(model, frames, waveform).items():
+        sources = {}
+        for program in programs:
+            sources |= named_operations(program.as_text())
         with tempfile.TemporaryDirectory() as folder:
             with jax.profiler.trace(folder):
                 run()

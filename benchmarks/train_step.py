@@ -67,7 +67,12 @@ PEERS = {  # name → fields of torch_step.Form
     "torch_autotune": {"bfloat16": True, "channels_last": True, "compile_mode": "max-autotune", "fused": True},
 }
 
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Pairs a step. [128, with --tiny 4]", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Pairs a step. [128, with --tiny 4]")
+flags.register_validator(
+    "batch_size",
+    lambda pairs: pairs == 0 or pairs >= 2,
+    "2 or more (statistics of one pair differ by more than the check allows), or 0: by default",
+)
 STEPS = flags.DEFINE_integer("steps", 20, "Steps per measurement.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements of each way.", lower_bound=1)
 ROWS = flags.DEFINE_list("rows", [*OURS, *PEERS], "Which ways.")

@@ -27,6 +27,7 @@ from mtd_jax.protocol import Protocol, lrs2, protocol_named
 from mtd_jax.resume import clips_checksum
 from mtd_jax.scoring import score_clip
 
+COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
 _READERS = 2  # threads that read clips while others score
 
 
@@ -119,10 +120,14 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     started = time.monotonic()
     if not config.data.root:
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
+    dtype = config.evaluation.compute_dtype
+    if dtype not in COMPUTE_DTYPES:
+        expected = ", ".join(COMPUTE_DTYPES)
+        raise UserError(f"config.evaluation.compute_dtype: expected one of {expected}, got {dtype!r}")
     used = find_checkpoint(checkpoint)
     model, step = load_model(used), load_description(used)["step"]
-    if config.evaluation.compute_dtype != "as_trained":
-        model = computing_in(config.evaluation.compute_dtype, model)
+    if dtype != "as_trained":
+        model = computing_in(dtype, model)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # the next line says why

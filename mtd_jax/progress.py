@@ -36,16 +36,16 @@ class Progress:
             if step == self._first + 1:  # clips a second are counted from here on: this step was compiled first
                 self._logged, self._logged_at = step, now
             return
-        clips_per_second = (step - self._logged) * self._config.batch_size / (now - self._logged_at)
         rate = self._config.optimizer.learning_rate * float(self._factor(np.int32(step - 1)))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        extra = {"learning_rate": rate, "clips_per_second": clips_per_second, "skipped_clips": self._skipped}
+        extra, speed = {"learning_rate": rate, "skipped_clips": self._skipped}, ""
+        if step > self._first + 1:  # the first one was compiled, too
+            clips_per_second = (step - self._logged) * self._config.batch_size / (now - self._logged_at)
+            extra["clips_per_second"] = clips_per_second
+            left = (self._total_steps - step) * self._config.batch_size / clips_per_second
+            speed = f"  {clips_per_second:.1f} clips/s  {left / 60:.1f} min left"
         self._writer.write(step, values | extra)
-        left = (self._total_steps - step) * self._config.batch_size / clips_per_second
-        self._report(
-            f"step {step}/{self._total_steps}  loss {total:.4f}  bce {values['bce']:.4f}  "
-            f"{clips_per_second:.1f} clips/s  {left / 60:.1f} min left"
-        )
+        self._report(f"step {step}/{self._total_steps}  loss {total:.4f}  bce {values['bce']:.4f}{speed}")
         self._logged, self._logged_at = step, now
 
     def epoch(self, step, epoch, validation):

@@ -115,14 +115,16 @@ def test_infer_is_timed_in_new_processes(tmp_path):
         stages = dict(run["seconds"])
         assert sum(stages.values()) < 2 * stages.pop("the whole process")
         assert min(stages.values()) > 0
+        assert run["program_seconds"] > 0
 
 
 def test_operations_are_named_and_timed_without_those_inside_them():
-    hlo = """
+    hlo = """HloModule jit_f, is_scheduled=true
   %while.1 = (f32[2]{0}) while(%t), metadata={op_name="jit(f)/while" stack_frame_id=1}
   ROOT %ynn_fusion.3 = f32[2]{0} fusion(%a), metadata={op_name="jit(f)/while/body/closed_call/dot_general"}
 """
-    assert named_operations(hlo) == {"while.1": "while", "ynn_fusion.3": "dot_general"}
+    # Programs use the same names: the one that an operation is of belongs to it.
+    assert named_operations(hlo) == {("jit_f", "while.1"): "while", ("jit_f", "ynn_fusion.3"): "dot_general"}
     events = [
         ("while.1", 0, 10e6),
         ("dot", 1e6, 4e6),

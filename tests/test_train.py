@@ -272,6 +272,9 @@ def test_evaluation_computes_in_the_dtype_asked_for(corpus, teacher, tmp_path, m
         with pytest.raises(KeyError, match="stop"):
             evaluate_list(config, str(teacher), "test", str(tmp_path / "result.json"))
     assert [model.config.compute_dtype for model in used] == ["float32", "bfloat16"]
+    config.evaluation.compute_dtype = "bf16"
+    with pytest.raises(UserError, match="config.evaluation.compute_dtype: expected one of as_trained, float32, bf"):
+        evaluate_list(config, str(teacher), "test", str(tmp_path / "result.json"))
 
 
 def test_evaluation_counts_clips_it_cannot_read(corpus, teacher, tmp_path):
