@@ -12,6 +12,7 @@ go to cuBLAS; on a GPU it may pick others. A step of the full size takes minutes
 import json
 import os
 import time
+from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # this process's own arrays; the GPUs are described, not opened
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # nor is it news that there is none
@@ -80,7 +81,7 @@ def main():
     kernels = list(gpu_kernels(hlo))
     figures = {
         "benchmark": "gpu_compile",
-        "versions": versions("jax", "jaxlib", "jax-cuda12-plugin"),
+        "versions": versions("jax", "jaxlib", *filter(find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))),
         "settings": {flag.name: flag.value for flag in (GPUS, CLIPS_PER_GPU, STEP, COMPUTE_DTYPE, TINY)},
         "memory_bytes": {
             "arguments": memory.argument_size_in_bytes,

@@ -63,7 +63,8 @@ def gpu_kernels(hlo: str) -> Iterator[Kernel]:
             raise ValueError(f"{opcode} {name}: expected a program without loops and branches")
         if opcode in _NO_KERNEL or re.match(_COLLECTIVES, opcode):
             continue
-        inputs = [results[operand] for operand in re.findall(r"%([^\s,]+)", operands)]
+        names = re.findall(r"%([^\s,]+)", operands)
+        inputs = [results[operand] for operand in names]
         target = re.search(r'custom_call_target="([^"]*)"', details)
         kind = _kind(name, opcode, target[1] if target else "")
         if target:
@@ -75,7 +76,7 @@ def gpu_kernels(hlo: str) -> Iterator[Kernel]:
             contracted = re.search(r'"lhs_contracting_dimensions":\[(.*?)\]', details)[1]
             shared = math.prod(_shape(inputs[0])[int(axis)] for axis in re.findall(r"\d+", contracted))
             operations = 2 * math.prod(_shape(result)) * shared
-        moved = sum(map(sum, map(_sizes, dict.fromkeys(inputs)))) + sum(_sizes(result))
+        moved = sum(sum(_sizes(results[operand])) for operand in set(names)) + sum(_sizes(result))
         yield Kernel(kind, _ARRAY.search(inputs[0] if inputs else result)[1], operations, moved)
 
 

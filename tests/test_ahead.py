@@ -48,7 +48,8 @@ ENTRY %main.1 (x: bf16[8,24,48,64], w: bf16[64,3,3,32], g: bf16[8,24,48,32]) -> 
   %all-reduce.5 = f32[16,16]{1,0} all-reduce(%input_transpose_fusion), to_apply=%add
   %input_reduce_fusion.6 = (f32[16]{0}, f32[]) fusion(%all-reduce.5, %a), kind=kInput, calls=%fused
   %sums = f32[16]{0} get-tuple-element(%input_reduce_fusion.6), index=0
-  ROOT %loop_add_fusion.7 = f32[16]{0} fusion(%sums), kind=kLoop, calls=%fused
+  %more = f32[16]{0} parameter(3)
+  ROOT %loop_add_fusion.7 = f32[16]{0} fusion(%sums, %more), kind=kLoop, calls=%fused
 }
 """  # noqa: E501
 
@@ -63,12 +64,12 @@ def test_kernels_of_a_gpu_are_counted_with_their_operations_and_bytes():
         Kernel("matrix product", "f32", 2 * 16 * 16 * 200, 4 * (16 * 200 + 16 * 16)),
         Kernel("transposition", "f32", 0, 4 * (256 + 256)),
         Kernel("reduction", "f32", 0, 4 * (256 + 3200 + 16 + 1)),
-        Kernel("element-wise and other", "f32", 0, 4 * (16 + 16)),
+        Kernel("element-wise and other", "f32", 0, 4 * (16 + 16 + 16)),
     ]
 
 
 def test_a_loop_is_not_counted_as_one_kernel():
-    loop = GPU_HLO.replace("fusion(%sums), kind=kLoop, calls", "while(%sums), condition=%less, body")
+    loop = GPU_HLO.replace("fusion(%sums, %more), kind=kLoop, calls", "while(%sums), condition=%less, body")
     with pytest.raises(ValueError, match=r"while loop_add_fusion\.7"):
         list(gpu_kernels(loop))
 
