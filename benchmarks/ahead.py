@@ -7,6 +7,7 @@ from configs import distill
 from mtd_jax.arrays import abstract_arrays
 from mtd_jax.config import model_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.errors import UserError
 from mtd_jax.model import FRAME_SHAPE, ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
@@ -29,7 +30,12 @@ def published_run(devices, fsdp: int, compute_dtype: str, *, tiny: bool = False)
       fsdp: how many of them lie along the fsdp axis, the others being along data.
       compute_dtype: of student and teacher.
       tiny: models of one layer per encoder, to try things on.
+
+    Raises:
+      UserError: fsdp does not divide the number of devices.
     """
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UserError(f"fsdp {fsdp}: expected a divisor of the {len(devices)} devices")
     config = distill.get_config("tiny" if tiny else "")
     config.model.compute_dtype = compute_dtype
     config.mesh.fsdp = fsdp

@@ -78,8 +78,7 @@ def main():
         "settings": {"list": LIST.value},
     }
     rows = []
-    for name in CHECKPOINTS.value:
-        model = load_model(name)
+    for name, model in {name: load_model(name) for name in CHECKPOINTS.value}.items():
         source = open_source("lrs2", ROOT.value, LIST.value, min_frames=model.config.window_frames + 1)
         results[name] = compare(model, source)
         for line in results[name]["left out"]:

@@ -6,7 +6,8 @@
 The time is that of a kernel's operations at the data sheet's rate, or of its operands and results at the rate of
 memory, whichever is longer: what a step would take if every kernel were perfect, though what stays in a cache from
 one kernel to the next is counted as moved. The compiler cannot try kernels out without a GPU, so matrix products
-go to cuBLAS; on a GPU it may pick others. A step of the full size takes minutes to compile.
+go to cuBLAS; on a GPU it may pick others. Collectives are counted, but not in the time. A step of the full size
+takes minutes to compile. Where there is no driver, JAX's plugin says so several times.
 """
 
 import json
@@ -15,7 +16,6 @@ import time
 from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # this process's own arrays; the GPUs are described, not opened
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # nor is it news that there is none
 
 from absl import flags  # noqa: E402
 from jax.experimental import topologies  # noqa: E402

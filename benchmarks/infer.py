@@ -62,7 +62,9 @@ def main():
         for name in first["seconds"]
     ]
     programs = [np.median([run["program_seconds"] for run in runs[video]]) for video in videos]
-    rows.append(["of it: tracing, lowering, fetching or compiling programs", *(f"{s:.2f}" for s in programs)])
+    rows.append(
+        ["of all this: tracing, lowering, fetching or compiling programs", *(f"{s:.2f}" for s in programs)]
+    )
     others = {"windows": "windows", "peak_mb": "peak memory, MB", "programs": "programs, compiled or loaded"}
     others |= {"programs_from_cache": "of them from the cache", "programs_put_into_cache": "of them put there"}
     for name, title in others.items():

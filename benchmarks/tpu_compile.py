@@ -54,15 +54,19 @@ def main():
         check_writable(JSON.value)
     # Less time for the compiler's search; memory and collectives come out alike.
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    described = {slice_name: describe(slice_name) for slice_name in SLICES.value}
+    runs = [
+        (slice_name, devices, published_run(devices, int(fsdp), "bfloat16", tiny=TINY.value))
+        for slice_name, devices in described.items()
+        for fsdp in FSDP.value
+    ]
     reports = []
-    for slice_name in SLICES.value:
-        devices = describe(slice_name)
-        for run in (published_run(devices, int(fsdp), "bfloat16", tiny=TINY.value) for fsdp in FSDP.value):
-            for step in STEPS.value:
-                reports.append({"slice": slice_name} | report(run, devices, step))
-                print_report(reports[-1])
-                if JSON.value:
-                    write_whole(JSON.value, json.dumps(reports, indent=1) + "\n")
+    for slice_name, devices, run in runs:
+        for step in STEPS.value:
+            reports.append({"slice": slice_name} | report(run, devices, step))
+            print_report(reports[-1])
+            if JSON.value:
+                write_whole(JSON.value, json.dumps(reports, indent=1) + "\n")
     found = [f"{r['slice']}, {r['mesh']}, {r['step']}: {line}" for r in reports for line in violations(r)]
     print("\n".join(found) or "collectives and memory are as the design says")
     return 1 if found else 0
