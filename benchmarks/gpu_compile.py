@@ -1,6 +1,6 @@
 """Compiles the distillation step for H200 GPUs that need not be there, and adds up what its kernels have to do.
 
-    pip install jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION      (the version of jax: see pip show jax)
+    pip install jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION     # or cuda13; VERSION is that of jax
     python -m benchmarks.gpu_compile --clips_per_gpu=128 --compute_dtype=bfloat16
 
 The time is that of a kernel's operations at the data sheet's rate, or of its operands and results at the rate of
