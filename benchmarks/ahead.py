@@ -63,6 +63,16 @@ def lower(run: Run, rows: int, step: str) -> jax.stages.Lowered:
     return train_fn.lower(state, teacher, batch) if step == "train" else validate_fn.lower(state, batch)
 
 
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """What a call of the program needs beside itself, in bytes per device."""
+    memory = compiled.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs beside them": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+    }
+
+
 def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
     """A batch of one pair per row, as shapes; see `pipeline` and `step.logged_step`."""
     shape = jax.ShapeDtypeStruct

@@ -22,7 +22,7 @@ from jax.experimental import topologies  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.ahead import lower, published_run  # noqa: E402
+from benchmarks.ahead import lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
 from benchmarks.hlo import collectives  # noqa: E402
 from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
@@ -86,7 +86,7 @@ def report(run: Run, devices, step: str) -> dict:
     rows = CLIPS_PER_CHIP.value * len(devices)
     started = time.perf_counter()
     compiled = lower(run, rows, step).compile()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    cost = compiled.cost_analysis()
     return {
         "chips": len(devices),
         "hosts": len({device.process_index for device in devices}),
@@ -94,12 +94,7 @@ def report(run: Run, devices, step: str) -> dict:
         "step": step,
         "rows": rows,
         "compile_seconds": time.perf_counter() - started,
-        "memory_bytes": {
-            "arguments": memory.argument_size_in_bytes,
-            "outputs beside them": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-            "temporary": memory.temp_size_in_bytes,
-            "program": memory.generated_code_size_in_bytes,
-        },
+        "memory_bytes": memory_of(compiled) | {"program": compiled.memory_analysis().generated_code_size_in_bytes},
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
         "collectives": collectives(compiled.as_text()),

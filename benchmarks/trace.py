@@ -72,8 +72,7 @@ def stages(model, frames, waveform) -> dict:
     chunks, steps = scoring._chunks(jax.default_backend()), scoring.mel_steps(config.window_frames)
     tokens = scoring.encode_clip(model, frames, waveform, WINDOWS.value)
     part = frames[: chunks.encoded + config.window_frames - 1]
-    columns = scoring.mel_steps(chunks.encoded) + steps
-    samples = np.zeros((columns - 1) * scoring.HOP + scoring.N_FFT, waveform.dtype)
+    samples = np.zeros(chunks.samples(config.window_frames), waveform.dtype)
     video = jax.ShapeDtypeStruct((chunks.compared, config.window_frames, config.width), np.float32)
     audio = jax.ShapeDtypeStruct((chunks.compared + 2 * scoring.MAX_SHIFT, steps, config.width), np.float32)
     scoring.score_clip(model, frames, waveform)

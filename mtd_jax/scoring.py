@@ -91,15 +91,14 @@ def encode_clip(model: SyncModel, frames, waveform, count: int) -> ClipTokens:
     window = config.window_frames
     # Calls cover whole chunks; what lies beyond the clip is computed and dropped.
     starts = range(0, count, chunks.encoded)
-    columns = mel_steps(chunks.encoded) + mel_steps(window)
+    length = chunks.samples(window)
     padded = np.pad(waveform, N_FFT // 2, mode="reflect")
-    need = mel_steps(starts[-1]) * HOP + (columns - 1) * HOP + N_FFT
-    padded = np.pad(padded, (0, max(0, need - len(padded))))
+    padded = np.pad(padded, (0, max(0, mel_steps(starts[-1]) * HOP + length - len(padded))))
     frames = np.concatenate([frames[: count + window], np.zeros((chunks.encoded, *FRAME_SHAPE), np.uint8)])
 
     def encode(start):
         first = mel_steps(start) * HOP
-        samples = padded[first : first + (columns - 1) * HOP + N_FFT]
+        samples = padded[first : first + length]
         part = frames[start : start + chunks.encoded + window - 1]
         return _encode_frames(config, chunks, weights, part), _encode_sound(config, chunks, weights, samples)
 
@@ -114,6 +113,11 @@ class _Chunks(NamedTuple):
     encoded: int  # per call; a multiple of 5, so that a chunk of sound starts on a whole mel column
     together: int  # of a call's windows, those that pass the video layers at once
     compared: int  # with all their shifts, per call
+
+    def samples(self, window_frames: int) -> int:
+        """Padded samples of the encoded windows of sound."""
+        columns = mel_steps(self.encoded) + mel_steps(window_frames)
+        return (columns - 1) * HOP + N_FFT
 
 
 def _chunks(backend: str) -> _Chunks:

@@ -25,6 +25,24 @@ def corpus(tmp_path_factory):
     return synthesize(tmp_path_factory.mktemp("data") / "corpus", seconds=1.6, progress=False, workers=1, **counts)
 
 
+@pytest.fixture(scope="session")
+def odd_clips(tmp_path_factory):
+    """Clips of many lengths and faults, see `tests.odd_clips`."""
+    from tests.odd_clips import write_odd_clips
+
+    return write_odd_clips(tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture(scope="session")
+def odd_output(odd_clips, tmp_path_factory):
+    """ArrayRecords of them, in several shards."""
+    from tests.odd_clips import build_lists
+
+    output = tmp_path_factory.mktemp("odd-records")
+    build_lists(odd_clips, output, "train", shard_frames=100)
+    return output
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_compiled_programs():
     yield

@@ -76,7 +76,8 @@ def test_a_loop_is_not_counted_as_one_kernel():
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not importlib.util.find_spec("jax_cuda12_plugin"), reason="JAX's compiler for CUDA is not installed"
+    not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))),
+    reason="JAX's compiler for CUDA is not installed",
 )
 def test_distillation_compiles_for_eight_gpus(tmp_path):
     figures = tmp_path / "figures.json"
