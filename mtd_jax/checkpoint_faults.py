@@ -22,6 +22,7 @@ from mtd_jax.errors import UserError, first_line
 @contextlib.contextmanager
 def writing(manager: ocp.CheckpointManager):
     """Turns a failed write of a checkpoint, now or in the background, into one line; earlier ones are intact."""
+    silence_unfinished_work()
     try:
         yield
     except (OSError, ValueError) as error:
@@ -31,6 +32,7 @@ def writing(manager: ocp.CheckpointManager):
 @contextlib.contextmanager
 def restoring(manager, where: str):
     """Turns what orbax raises for a damaged checkpoint, which can be any exception, into one line."""
+    silence_unfinished_work()
     try:
         yield
     except UserError:
@@ -46,6 +48,7 @@ def restoring(manager, where: str):
 @contextlib.contextmanager
 def readable(path, item: str):
     """Turns what orbax raises for a missing or damaged item, which can be any exception, into a `UserError`."""
+    silence_unfinished_work()
     try:
         yield
     except Exception as error:
@@ -100,11 +103,11 @@ logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in r
 
 
 @functools.cache
-def silence_unfinished_writes():
-    """For a process that writes checkpoints, from before the first one.
+def silence_unfinished_work():
+    """From before the first reading or writing of a process.
 
-    When one cannot be written, orbax drops what it had begun, and Python and tensorstore would report each piece,
-    before the line that says why and after it.
+    When one fails, orbax drops what else it had begun, and Python and tensorstore would report each piece, before
+    the line that says why and after it.
     """
     report_unraisable, report = sys.unraisablehook, sys.excepthook
 

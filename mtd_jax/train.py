@@ -10,7 +10,7 @@ from etils import epath
 from mtd_jax import peers
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checkpoint import load_model, open_manager
-from mtd_jax.checkpoint_faults import silence_unfinished_writes, writing
+from mtd_jax.checkpoint_faults import writing
 from mtd_jax.config import model_config, validate
 from mtd_jax.data.draws import Shard
 from mtd_jax.data.pipeline import Loading, make_training_iterator
@@ -88,7 +88,6 @@ def train(config, workdir, report=print) -> dict:
         shard=shard,
         loading=Loading(workers=config.data.workers),
     )
-    silence_unfinished_writes()
     with (
         taken(workdir),
         open_manager(workdir / "checkpoints") as manager,

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import mtd_jax
 from mtd_jax import checkpoint
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import save_model
-from mtd_jax.checkpoint_faults import cannot_write, silence_unfinished_writes
+from mtd_jax.checkpoint_faults import cannot_write, silence_unfinished_work
 from mtd_jax.checksums import check, checksums
 from mtd_jax.errors import UserError
 from mtd_jax.train import train
@@ -55,6 +56,20 @@ def test_damaged_models_are_one_line(damage, item, good, tmp_path):
     with pytest.raises(UserError, match="bad") as error:
         mtd_jax.load_model(tmp_path / "bad")
     assert "\n" not in str(error.value)
+
+
+def test_what_a_failed_read_leaves_behind_is_not_reported(good, tmp_path):
+    """By a process of its own, as a user meets it: threads report after the event loop has ended."""
+    shutil.copytree(good, tmp_path / "bad")
+    for file in (tmp_path / "bad/model").rglob("d/*"):
+        data = bytearray(file.read_bytes())
+        third = len(data) // 3
+        data[third : third + 40] = bytes(byte ^ 255 for byte in data[third : third + 40])
+        file.write_bytes(data)
+    load = f"mtd_jax.load_model({str(tmp_path / 'bad')!r})"
+    code = f"import mtd_jax\ntry: {load}\nexcept mtd_jax.UserError: print('refused')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n" and "Traceback" not in done.stderr, done.stderr[-2000:]
 
 
 def test_a_checkpoint_of_another_version_says_so(good, monkeypatch):
@@ -171,7 +186,7 @@ def test_the_reason_is_given_in_the_systems_words(error, line):
 def test_what_a_failed_write_leaves_behind_is_not_reported(capsys, monkeypatch):
     for hook in ("excepthook", "unraisablehook"):
         monkeypatch.setattr(sys, hook, getattr(sys, f"__{hook}__"))
-    silence_unfinished_writes.__wrapped__()
+    silence_unfinished_work.__wrapped__()
     sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
     assert capsys.readouterr().err == ""
     sys.excepthook(RuntimeError, RuntimeError("another"), None)
