@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mtd_jax import infer_flags, peers, process_flags
-from mtd_jax.errors import Interrupted, UserError, in_one_line
+from mtd_jax.errors import Interrupted, UserError, error_line
 from mtd_jax.signals import end_at_once_on_sigterm
 
 MODES = ("demo", "train", "evaluate", "infer", "preprocess", "synthesize")
@@ -98,7 +98,7 @@ def run(argv) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, flags.Error, OSError) as error:
-        return peers.leave(in_one_line(error), 1)
+        return peers.leave(error_line(error), 1)
     except Interrupted as stop:
         peers.finish(str(stop))
         return stop.exit_code

@@ -13,7 +13,7 @@ from absl import app, logging
 from rich.console import Console
 from rich.table import Table
 
-from mtd_jax.errors import UserError, in_one_line
+from mtd_jax.errors import UserError, error_line
 from mtd_jax.parallel import usable_cores
 
 
@@ -29,7 +29,7 @@ def run_benchmark(main) -> None:
         except ModuleNotFoundError as error:
             print(f"error: {error}; the first lines of the script say what to install", file=sys.stderr)
         except (UserError, OSError) as error:
-            print(in_one_line(error), file=sys.stderr)
+            print(error_line(error), file=sys.stderr)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130

@@ -25,8 +25,8 @@ from rich.table import Table  # noqa: E402
 from benchmarks.ahead import lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark, versions  # noqa: E402
 from benchmarks.hlo import Kernel, collectives, gpu_kernels  # noqa: E402
-from mtd_jax.errors import UserError, first_line  # noqa: E402
-from mtd_jax.files import check_writable, write_whole  # noqa: E402
+from mtd_jax.errors import UserError, one_line  # noqa: E402
+from mtd_jax.storage import check_writable, write_text  # noqa: E402
 
 GPUS = flags.DEFINE_integer("gpus", 1, "GPUs of one host, all along the data axis.", lower_bound=1)
 CLIPS_PER_GPU = flags.DEFINE_integer("clips_per_gpu", 128, "Pairs per GPU and step.", lower_bound=1)
@@ -92,7 +92,7 @@ def main():
     }
     print_report(figures)
     if JSON.value:
-        write_whole(JSON.value, json.dumps(figures, indent=1) + "\n")
+        write_text(JSON.value, json.dumps(figures, indent=1) + "\n")
     return 0
 
 
@@ -101,7 +101,7 @@ def describe(gpus: int) -> list:
     try:
         return topologies.get_topology_desc("h200", "cuda", target_config=H200, topology=f"1x1x{gpus}").devices
     except (RuntimeError, NotImplementedError) as error:
-        problem = f"JAX's compiler for CUDA is not there ({first_line(error)})"
+        problem = f"JAX's compiler for CUDA is not there ({one_line(error)})"
         raise UserError(f"{problem}; the first lines of the script say what to install") from error
 
 

@@ -26,9 +26,9 @@ from benchmarks.ahead import lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
 from benchmarks.hlo import collectives  # noqa: E402
 from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
-from mtd_jax.errors import UserError, first_line  # noqa: E402
-from mtd_jax.files import check_writable, write_whole  # noqa: E402
+from mtd_jax.errors import UserError, one_line  # noqa: E402
 from mtd_jax.step import Run  # noqa: E402
+from mtd_jax.storage import check_writable, write_text  # noqa: E402
 
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
 
@@ -66,7 +66,7 @@ def main():
             reports.append({"slice": slice_name} | report(run, devices, step))
             print_report(reports[-1])
             if JSON.value:
-                write_whole(JSON.value, json.dumps(reports, indent=1) + "\n")
+                write_text(JSON.value, json.dumps(reports, indent=1) + "\n")
     found = [f"{r['slice']}, {r['mesh']}, {r['step']}: {line}" for r in reports for line in violations(r)]
     print("\n".join(found) or "collectives and memory are as the design says")
     return 1 if found else 0
@@ -77,7 +77,7 @@ def describe(slice_name: str) -> list:
     try:
         return topologies.get_topology_desc(slice_name, "tpu").devices
     except RuntimeError as error:
-        reason = first_line(error)
+        reason = one_line(error)
         raise UserError(f"--slices={slice_name}: {reason}; pip install libtpu, and name a slice of its") from error
 
 

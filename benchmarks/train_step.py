@@ -52,7 +52,7 @@ from benchmarks.step_ways import (  # noqa: E402
 )
 from mtd_jax import platform  # noqa: E402
 from mtd_jax.errors import UserError  # noqa: E402
-from mtd_jax.files import check_writable, write_whole  # noqa: E402
+from mtd_jax.storage import check_writable, write_text  # noqa: E402
 
 WARM_UP_STEPS = 4  # compilation, algorithms by trial, recording of CUDA graphs
 CHECKED_STEPS = 3
@@ -123,7 +123,7 @@ def main():
     results["compiled"] = {name: way.figures for name, way in ways.items() if way.figures}
     results["refused"] = refused
     if JSON.value:
-        write_whole(JSON.value, to_json(results, indent=1) + "\n")
+        write_text(JSON.value, to_json(results, indent=1) + "\n")
     columns = ["ms a step", "quartiles", "samples / s", "of the matrix rate", "speed, torch_published = 1"]
     title = f"Distillation step, {sizes.batch_size} pairs{', tiny networks' if TINY.value else ''}"
     print_results(title, columns, table_rows(results), results)

@@ -16,7 +16,7 @@ import warnings
 import orbax.checkpoint as ocp
 
 from mtd_jax import peers
-from mtd_jax.errors import UserError, first_line
+from mtd_jax.errors import UserError, one_line
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def restoring(manager, where: str):
         earlier = sorted(manager.all_steps())[:-1]
         rest = f"go on from step {earlier[-1]}" if earlier else "start afresh"
         raise UserError(
-            f"{where}: damaged, it cannot be read ({first_line(error)}); remove this folder to {rest}"
+            f"{where}: damaged, it cannot be read ({one_line(error)}); remove this folder to {rest}"
         ) from error
 
 
@@ -56,7 +56,7 @@ def readable(path, item: str):
         if path.name.isdigit():  # one of a training run
             others = [int(other.name) for other in path.parent.iterdir() if other.name.isdigit() and other != path]
             mend = f"use {path.parent / str(max(others))}" if others else mend
-        raise UserError(f"{path}: cannot read its item {item!r} ({first_line(error)}); {mend}") from error
+        raise UserError(f"{path}: cannot read its item {item!r} ({one_line(error)}); {mend}") from error
 
 
 def damaged_metrics(directory) -> str | None:
@@ -74,7 +74,7 @@ def cannot_write(error: Exception, directory) -> str:
     """One line for a checkpoint that could not be written."""
     within = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way
     code = int(within[1]) if within else getattr(error, "errno", None)
-    reason = os.strerror(code) if code else first_line(error)
+    reason = os.strerror(code) if code else one_line(error)
     mend = "make room" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     return (
         f"cannot write a checkpoint to {directory} ({reason}); {mend}, then run the same command again: "

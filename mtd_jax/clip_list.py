@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mtd_jax.errors import UserError
-from mtd_jax.files import write_whole
 from mtd_jax.media.clashes import video_of
+from mtd_jax.storage import write_text
 
 SUMMARY = "_summary.txt"
 
@@ -57,7 +57,7 @@ def shared_with(path: Path, clips: Collection[str]) -> list[str]:
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes a text file, whole or not at all."""
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,25 +1,72 @@
-"""The exceptions that `main.py` prints as a single line: mistakes a user can mend, and a wish to stop."""
+"""User errors and interruptions, and the one place that turns an exception into a line and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import flags
 
 
-class UserError(Exception):
-    """A mistake in flags, configuration or files: what was expected, what came, and what to do."""
+class UserError(ValueError):
+    """A mistake in flags, configuration, files or arguments: what was expected, what was given, what to do."""
 
 
 class Interrupted(Exception):
-    """A signal stopped the run in good order: the line to print, and the exit code of the process."""
+    """The run was asked to stop and did so cleanly: the line to print, and the process's exit code."""
 
     def __init__(self, line: str, exit_code: int):
         super().__init__(line)
         self.exit_code = exit_code
 
 
-def in_one_line(error: UserError | OSError) -> str:
-    """What to print for an exception that needs no traceback."""
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """A library's exception as text for a message: no line breaks, at most `limit` characters, never empty.
+
+    For an `OSError` the system's own words, which name neither the errno nor (again) the file.
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())[:limit] or type(error).__name__
+
+
+def error_line(error: BaseException) -> str:
+    """What a command prints for an exception that needs no traceback."""
     if isinstance(error, OSError):
-        return f"error: {error.filename or ''}: {error.strerror or error}"
-    return f"error: {error}"
+        file = f"{error.filename}: " if error.filename else ""
+        return f"error: {file}{one_line(error)}"
+    return f"error: {' '.join(str(error).split())}"
 
 
-def first_line(error: Exception) -> str:
-    """What to quote of a library's exception."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Runs a command's work and returns its exit code.
+
+    A user's mistake, a failing disk, Ctrl-C or a clean interruption is one line on stderr. Any other exception is
+    a bug of ours and keeps its traceback.
+    """
+    try:
+        return work() or 0
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    except BrokenPipeError:  # the reader of our output closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, flags.Error, OSError, ModuleNotFoundError) as error:
+        print(error_line(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse_flags(flag_values: flags.FlagValues, argv: list[str]) -> None:
+    """Parses a command line of flags only.
+
+    Raises:
+      UserError: an unknown flag, a bad value, or an argument that is not a flag.
+    """
+    try:
+        rest = flag_values(argv)[1:]
+    except flags.Error as error:
+        raise UserError(f"{one_line(error)} (--help lists the flags)") from error
+    if rest:
+        raise UserError(f"expected only flags such as --name=value, got {' '.join(rest)} (--help lists the flags)")

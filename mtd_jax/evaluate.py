@@ -20,12 +20,12 @@ from mtd_jax.checksums import checksum_of_all
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
-from mtd_jax.files import check_writable, write_whole
 from mtd_jax.model import SyncModel, count_parameters
 from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
 from mtd_jax.resume import clips_checksum
 from mtd_jax.scoring import score_clip
+from mtd_jax.storage import check_writable, write_text
 
 COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
 _READERS = 2  # threads that read clips while others score
@@ -112,7 +112,7 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
 
 def write_json(path, results: dict):
     """Writes `results` as JSON, whole or not at all."""
-    write_whole(path, json.dumps(results, indent=2) + "\n")
+    write_text(path, json.dumps(results, indent=2) + "\n")
 
 
 def evaluate_list(config, checkpoint, list_name: str, output: str | None):

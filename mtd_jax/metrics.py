@@ -6,8 +6,7 @@ import tempfile
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from mtd_jax.files import write_whole, writing_to
-from mtd_jax.workdir import is_remote
+from mtd_jax.storage import is_remote, write_text, writing_to
 
 
 class MetricWriter:
@@ -21,7 +20,7 @@ class MetricWriter:
         workdir = epath.Path(workdir)
         self._path, self._events = workdir / "metrics.jsonl", workdir / "tensorboard"
         self._lines = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
-        write_whole(self._path, _text(self._lines))
+        write_text(self._path, _text(self._lines))
         self._spool = tempfile.TemporaryDirectory() if is_remote(workdir) else None
         self._file = None if self._spool else self._path.open("a")
         self._tensorboard = SummaryWriter(

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from mtd_jax.errors import Interrupted, UserError, in_one_line
+from mtd_jax.errors import Interrupted, UserError, error_line
 
 GONE = 75  # exit code (EX_TEMPFAIL of sysexits.h): nothing is wrong with the run, start it again
 _GRACE_SECONDS = 5.0  # for the news why a collective operation has failed
@@ -81,7 +81,7 @@ def all_or_none():
     try:
         yield
     except (UserError, OSError) as error:
-        end_all(in_one_line(error), 1)
+        end_all(error_line(error), 1)
         raise
     except Interrupted:
         raise

@@ -21,7 +21,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from mtd_jax import peers
-from mtd_jax.errors import UserError, first_line
+from mtd_jax.errors import UserError, one_line
 
 # JAX's own heartbeats notice late, but also what keeps the connections of `peers` open.
 _HEARTBEAT_SECONDS = 100
@@ -68,13 +68,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         except (RuntimeError, ValueError, OSError) as error:
             if coordinator is None and "should be defined" in str(error):  # chips, but no cluster around them
                 return
-            raise UserError(f"{_APART} ({first_line(error)}); {_TOGETHER}") from error
+            raise UserError(f"{_APART} ({one_line(error)}); {_TOGETHER}") from error
         if jax.process_count() > 1:  # where they disagree on the number, this waits, too
             _check_equal_devices(Counter(device.process_index for device in jax.devices()))
             try:
                 _watch_each_other(coordinator)
             except jax.errors.JaxRuntimeError as error:
-                line = f"error: the processes cannot reach each other ({first_line(error)}); {_NAMES}"
+                line = f"error: the processes cannot reach each other ({one_line(error)}); {_NAMES}"
                 print(line, file=sys.stderr, flush=True)
                 os._exit(1)  # leaving in order would wait for the others, and then be aborted
             check_same_everywhere({"--num_processes": num_processes})

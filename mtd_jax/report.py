@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mtd_jax.confidence import TOLERANCE
-from mtd_jax.files import write_whole
 from mtd_jax.plots import draw_score_map
 from mtd_jax.result import Result, Track
+from mtd_jax.storage import write_text
 from mtd_jax.verdict import CONFIDENT
 
 _STYLE = """
@@ -30,7 +30,7 @@ th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 
 def write_report(path: str | os.PathLike, result: Result) -> None:
     """Writes the page, whole or not at all; `UserError` if it cannot be written."""
-    write_whole(path, page(result))
+    write_text(path, page(result))
 
 
 def page(result: Result) -> str:

@@ -9,14 +9,10 @@ import jax
 
 from mtd_jax.errors import UserError
 from mtd_jax.processes import exchange
+from mtd_jax.storage import is_remote
 
 _LOCK = ".lock"
 _PATIENCE_SECONDS = 20.0  # network file systems show new files late
-
-
-def is_remote(path) -> bool:
-    """Whether a path is on an object store (gs://, s3://, …), where files are not appended to or locked."""
-    return "://" in str(path)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ def test_delay_moves_content_and_keeps_length():
     ],
 )
 def test_unfit_input_is_refused_and_leaves_nothing(tmp_path, clip, change, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         write_mp4(tmp_path / "a.mp4", *change(*clip))
     assert not list(tmp_path.iterdir())
 

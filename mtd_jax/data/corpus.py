@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 from pathlib import Path
 
 import simplejpeg
@@ -15,6 +14,7 @@ from mtd_jax.data.synthetic import clip_name, portrait, record
 from mtd_jax.errors import UserError
 from mtd_jax.media.write import write_mp4
 from mtd_jax.parallel import Crashed, run_jobs
+from mtd_jax.storage import atomic, writing_to
 
 _GENERATOR = 1  # raise when the same settings give other clips, so that an old corpus isn't taken for a new one
 _JPEG_QUALITY = 90
@@ -68,29 +68,26 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
     _check(counts, seed, seconds, clips_per_speaker, mp4_clips, workers)
     if _is_done(output, settings):
         return output
-    partial = output.resolve().with_name(f".{output.resolve().name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    target = output.resolve()
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target) as scratch:
+        scratch.mkdir()
         lists, tasks, first_speaker = {}, [], 0
         for name, count in counts.items():
             films = mp4_clips if name == "test" else 0
             lists[name] = []
             for number in range(count):
                 speaker, index = divmod(number, clips_per_speaker)
-                task = _Task(partial, seed, first_speaker + speaker, index, seconds, mp4=number < films)
+                task = _Task(Path(scratch), seed, first_speaker + speaker, index, seconds, mp4=number < films)
                 lists[name].append(task)
             tasks += lists[name]
             first_speaker += -(-count // clips_per_speaker)
         _run(tasks, workers, progress)
         for name, members in lists.items():
             second_word = " NF" if name == "test" else ""  # as in LRS2's own list
-            (partial / f"{name}.txt").write_text("".join(f"{task.name}{second_word}\n" for task in members))
-        (partial / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-        partial.replace(output.resolve())
-    except OSError as error:
-        raise UserError(f"cannot write the corpus to {output}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (scratch / f"{name}.txt").write_text("".join(f"{task.name}{second_word}\n" for task in members))
+        (scratch / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
     return output
 
 

@@ -16,8 +16,8 @@ import soundfile
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
 from mtd_jax.data.unusable import UnusableClip, report_unusable
-from mtd_jax.data.views import FrameFolder, WaveformFile, check_format, one_line
-from mtd_jax.errors import UserError
+from mtd_jax.data.views import FrameFolder, WaveformFile, check_format
+from mtd_jax.errors import UserError, one_line
 
 AUDIO_FILE = "audio.wav"
 _FRAME_FILE = re.compile(r"(0|[1-9]\d*)\.jpg")

@@ -15,8 +15,8 @@ from etils import epath
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
 from mtd_jax.data.records import DATASET_NAME, VERSION, ClipIndex, Stretch, index_file, parse, records_of
 from mtd_jax.data.unusable import UnusableClip, report_unusable
-from mtd_jax.data.views import decode_lower_faces, one_line
-from mtd_jax.errors import UserError
+from mtd_jax.data.views import decode_lower_faces
+from mtd_jax.errors import UserError, one_line
 
 
 class TfdsSource:
@@ -106,7 +106,7 @@ class _Stretches:
             try:
                 stretch = parse(self._records[self._first + number])
             except Exception as error:  # damaged files make the libraries raise errors of many kinds
-                reason = f"record {self._first + number} cannot be read ({one_line(error)[:200]})"
+                reason = f"record {self._first + number} cannot be read ({one_line(error)})"
                 raise UnusableClip(self.name, reason) from error
             if (stretch.name, stretch.first_frame) != (self.name, number * self.length):
                 found = f"is of {stretch.name}, frame {stretch.first_frame}"

@@ -10,6 +10,7 @@ import soundfile
 
 from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE
 from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.errors import one_line
 from mtd_jax.media.crop import lower_face
 
 _HALF_SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
@@ -145,8 +146,3 @@ def check_format(name: str, file: soundfile.SoundFile) -> None:
     if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
         got = f"{file.samplerate} Hz in {file.channels} channel(s)"
         raise UnusableClip(name, f"the sound has {got}, expected {SAMPLE_RATE} Hz mono")
-
-
-def one_line(error: Exception) -> str:
-    """The message of a library's error without line breaks."""
-    return " ".join(str(error).split())

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, one_line
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ def read_head(path: Path) -> bytes:
             raise UserError(f"{path}: a link to {os.readlink(path)}, which is missing") from error
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({_words(error)})") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a folder, expected a video file")
     if not stat.S_ISREG(mode):  # a pipe would block, and cannot be read twice
@@ -64,7 +64,7 @@ def read_head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(12)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({_words(error)})") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     return head
@@ -84,7 +84,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
         # MP4 and MOV keep their index at the end, so the cut-off part of such a file takes everything with it.
         if head[4:8] == b"ftyp":
             raise UserError(f"{path}: damaged or cut short: an MP4 without a usable index (moov)") from error
-        raise UserError(f"{path}: not a video that FFmpeg can read ({_words(error)})") from error
+        raise UserError(f"{path}: not a video that FFmpeg can read ({one_line(error)})") from error
     with container:
         yield container
 
@@ -131,7 +131,7 @@ def decoded(container, stream, faults: Faults) -> Iterator[av.frame.Frame]:
                 faults.concealed += frame.is_corrupt
                 yield frame
     except av.FFmpegError as error:
-        faults.messages.append(f"{faults.kind}: the file is damaged, reading stopped early ({_words(error)})")
+        faults.messages.append(f"{faults.kind}: the file is damaged, reading stopped early ({one_line(error)})")
 
 
 def declared_times(container) -> tuple[float, float | None]:
@@ -148,7 +148,3 @@ def declared_times(container) -> tuple[float, float | None]:
 def seconds(time: int | None, time_base: Fraction | None) -> Fraction | None:
     """A time stamp in seconds, exactly."""
     return None if time is None or not time_base else time * time_base
-
-
-def _words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())

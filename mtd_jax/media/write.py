@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from mtd_jax.data.clip import FPS, SAMPLE_RATE
-from mtd_jax.errors import UserError
+from mtd_jax.storage import atomic
 
 _AAC_FRAME = 1024
 
@@ -28,25 +28,18 @@ def write_mp4(path: str | Path, frames: np.ndarray, waveform: np.ndarray, *, fps
       audio_delay_samples: positive = the sound comes later than it should.
 
     Raises:
-      UserError: shapes or types do not fit, or the file cannot be written.
+      ValueError: shapes or types do not fit.
+      UserError: the file cannot be written.
     """
-    path = Path(path)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise UserError(f"expected uint8 frames (n, height, width, 3), got {frames.dtype} {frames.shape}")
+        raise ValueError(f"expected uint8 frames (n, height, width, 3), got {frames.dtype} {frames.shape}")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         size = f"{frames.shape[2]}×{frames.shape[1]}"
-        raise UserError(f"H.264 needs frames of even width and height, got {size}: crop or pad a pixel")
+        raise ValueError(f"H.264 needs frames of even width and height, got {size}: crop or pad a pixel")
     if waveform.dtype != np.int16 or waveform.ndim != 1:
-        raise UserError(f"expected an int16 waveform (samples,), got {waveform.dtype} {waveform.shape}")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            _write_streams(container, frames, delay(waveform, audio_delay_samples), Fraction(fps), sample_rate)
-        partial.replace(path)
-    except (OSError, av.FFmpegError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ValueError(f"expected an int16 waveform (samples,), got {waveform.dtype} {waveform.shape}")
+    with atomic(path) as scratch, av.open(str(scratch), "w", format="mp4") as container:
+        _write_streams(container, frames, delay(waveform, audio_delay_samples), Fraction(fps), sample_rate)
 
 
 def delay(waveform: np.ndarray, samples: int) -> np.ndarray:
