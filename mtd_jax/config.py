@@ -5,6 +5,8 @@
 """
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import ml_collections
 
@@ -161,6 +163,16 @@ def _check_mesh(config, num_devices: int, num_processes: int):
 def _check(condition, field, expected, got):
     if not condition:
         raise UserError(f"config.{field}: expected {expected}, got {got}")
+
+
+def load_config(name: str, variant: str) -> ml_collections.ConfigDict:
+    """`get_config(variant)` of `configs/NAME.py`, which ships with the package.
+
+    The folder is next to the package in a checkout, and inside it once installed.
+    """
+    package = Path(__file__).parent
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return runpy.run_path(str(folder / f"{name}.py"))["get_config"](variant)
 
 
 def variant_error(file: str, variant: str, variants: tuple[str, ...]) -> UserError:

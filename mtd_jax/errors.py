@@ -67,6 +67,11 @@ def parse_flags(flag_values: flags.FlagValues, argv: list[str]) -> None:
     try:
         rest = flag_values(argv)[1:]
     except flags.Error as error:
+        origin: BaseException = error
+        while origin.__context__ is not None:
+            origin = origin.__context__
+        if isinstance(origin, UserError):  # raised by a config file, and wrapped on its way here
+            raise origin from None
         raise UserError(f"{one_line(error)} (--help lists the flags)") from error
     if rest:
         raise UserError(f"expected only flags such as --name=value, got {' '.join(rest)} (--help lists the flags)")
