@@ -13,6 +13,7 @@ _HOME = {
     "Features": "mtd_jax.model",
     "create_model": "mtd_jax.arrays",
     "log_mel": "mtd_jax.audio",
+    "Scorer": "mtd_jax.scoring",
     "score_clip": "mtd_jax.scoring",
     "context_accuracy": "mtd_jax.scoring",
     "detect_offset": "mtd_jax.infer",

@@ -43,7 +43,7 @@ class FoldedEncoder(NamedTuple):
 
 
 class FoldedModel(NamedTuple):
-    """Everything that `inference` needs of a `SyncModel`: a tree of arrays in its compute_dtype."""
+    """Everything that `inference` needs of a `SyncModel`: a tree of NumPy or JAX arrays in its compute_dtype."""
 
     video: list[VideoConv]
     audio: list[Affine]
@@ -69,7 +69,7 @@ def fold(model: SyncModel) -> FoldedModel:
         classifier=_dense(model.classifier),
     )
     dtype = jnp.dtype(model.config.compute_dtype)
-    return jax.tree.map(lambda array: jnp.asarray(np.asarray(array, dtype)), folded)
+    return jax.tree.map(lambda array: np.asarray(array, dtype), folded)
 
 
 def _prenet(prenet: Prenet) -> list[Affine]:
