@@ -13,7 +13,7 @@ from mtd_jax.arrays import bind, model_arrays, split_statistics
 from mtd_jax.audio import log_mel
 from mtd_jax.losses import bce
 from mtd_jax.model import ModelConfig, SyncModel
-from mtd_jax.objective import Objective
+from mtd_jax.objective import Objective, Scored
 from mtd_jax.platform import compiler_options
 from mtd_jax.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 
@@ -163,4 +163,4 @@ def score_grid(model: SyncModel, frames, mel, *, train=False, rngs=None):
     audio = jnp.broadcast_to(audio.reshape(clips, 1, windows, *audio.shape[1:]), (*grid, *audio.shape[1:]))
     video, audio = (x.reshape(-1, *x.shape[3:]) for x in (video, audio))
     logits, features = model.compare(video, audio, train=train, rngs=rngs)
-    return logits.reshape(grid), features
+    return Scored(logits.reshape(grid), features)
