@@ -6,9 +6,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mtd_jax import infer_flags, peers, process_flags
-from mtd_jax.errors import Interrupted, UserError, error_line
-from mtd_jax.signals import end_at_once_on_sigterm
+from mtd_jax import infer_flags, process_flags
+from mtd_jax.errors import Interrupted, UserError, error_line, exit_at_once_on_sigterm
 
 MODES = ("demo", "train", "evaluate", "infer", "preprocess", "synthesize")
 MODE = flags.DEFINE_enum("mode", "demo", MODES, "What to do. The demo needs no other flag.")
@@ -46,23 +45,26 @@ def main(_):
         summary = preprocess(needed(infer_flags.VIDEOS), needed(OUTPUT), **infer_flags.preprocess_options())
         print("\n".join(summary.lines()))
         return 1 if summary.failed else 0
-    from mtd_jax import demo, evaluate, platform, processes, train
+    from mtd_jax import demo, evaluate, platform, train
+    from mtd_jax.distributed import launch
 
     platform.prepare()
     if MODE.value in ("train", "evaluate"):
-        processes.start(*process_flags.process_options())
-        end_at_once_on_sigterm()
+        exit_at_once_on_sigterm()
+        launch.start(*process_flags.process_options())
     if MODE.value == "demo":
         demo.demo(WORKDIR.value or "workdir", SEED.value)
     elif MODE.value == "train":
-        train.train(needed(CONFIG), needed(WORKDIR))
+        with launch.abort_on_failure():
+            train.train(needed(CONFIG), needed(WORKDIR))
     elif MODE.value == "infer":
         from mtd_jax.measure import measure
 
         return measure(needed(CHECKPOINT), needed(infer_flags.VIDEO), **infer_flags.infer_options())
     else:
-        evaluate.evaluate_list(needed(CONFIG), needed(CHECKPOINT), LIST.value, OUTPUT.value)
-    peers.finish()
+        exit_at_once_on_sigterm()  # again: in several processes `start` has installed JAX's handler
+        with launch.abort_on_failure():
+            evaluate.evaluate_list(needed(CONFIG), needed(CHECKPOINT), LIST.value, OUTPUT.value)
     return 0
 
 
@@ -92,20 +94,22 @@ def run(argv) -> int:
     app.define_help_flags()
     try:
         parse(argv)
-        with peers.all_or_none():
-            app.run(main, argv=argv[:1])
+        app.run(main, argv=argv[:1])
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, flags.Error, OSError) as error:
-        return peers.leave(error_line(error), 1)
+        print(error_line(error), file=sys.stderr)
+        return 1
     except Interrupted as stop:
-        peers.finish(str(stop))
+        print(stop, file=sys.stderr)
         return stop.exit_code
     except ImportError as error:  # what a remote path needs beside requirements.txt
-        return peers.leave(f"error: {error}", 1)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        return peers.leave("error: interrupted", 130)
+        print("error: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -7,11 +7,11 @@ from configs import distill
 from mtd_jax.arrays import abstract_arrays
 from mtd_jax.config import model_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.errors import UserError
 from mtd_jax.model import FRAME_SHAPE, ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.sharding import make_mesh
 from mtd_jax.step import Run, compile_steps, state_of
 
 LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
@@ -81,5 +81,5 @@ def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
         "audio": shape((rows, 1, window_frames * SAMPLES_PER_FRAME), jnp.int16),
         "labels": shape((rows, 1, 1), jnp.float32),
     }
-    counts = {"skipped": shape((rows,), jnp.int32), "signal": shape((rows,), jnp.int32)}
-    return batch | (counts if step == "train" else {"valid": shape((rows,), jnp.bool_)})
+    extra = {"skipped": shape((rows,), jnp.int32)} if step == "train" else {"valid": shape((rows,), jnp.bool_)}
+    return batch | extra

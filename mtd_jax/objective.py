@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from mtd_jax import losses
 from mtd_jax.model import ENCODERS, ModelConfig
 
+_MAPS_STREAM = 2**32 - 1  # to fold into the seed's key; the dropout of step n folds in n, and no step is so large
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -38,7 +40,8 @@ class Objective:
         if self.name == "mtd":
             return {"uncertainty": jnp.ones(1 + len(ENCODERS) * student.num_layers)}
         if self.name == "fitnet":
-            return losses.fitnet_maps(jax.random.key(seed), teacher.width, student.width)
+            key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
+            return losses.fitnet_maps(key, teacher.width, student.width)
         return {}
 
     def __call__(self, student, teacher, labels, learned):
