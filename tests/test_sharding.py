@@ -27,11 +27,13 @@ nnx.relu = jax.nn.softplus
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checksums import checksums
 from mtd_jax.config import default_config
+from mtd_jax import platform
 from mtd_jax.model import ModelConfig
 from mtd_jax.objective import Objective
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.step import Run, compile_steps, initial_state
 
+platform.prepare()
 assert jax.device_count() == 8
 small = dict(widths=(4, 4, 8, 8, 8), num_heads=2, num_layers=1, stem_stride=(2, 2), last_stride=(1, 1))
 student, teacher = ModelConfig(**small), ModelConfig(**(small | {"widths": (4, 4, 8, 8, 16)}))

@@ -25,7 +25,7 @@ def make_mesh(options: ConfigDict, devices: Sequence[jax.Device] | None = None) 
       devices: the devices to use, of all processes; `jax.devices()` by default.
     """
     # Not `jax.make_mesh`, which follows the torus of a TPU. Process after process, the rows of a batch keep the
-    # order in which they are drawn: one process and several compute the same (dropout goes by row). And the devices
+    # order in which they are drawn: one process and several compute the same (dropout goes by row). The devices
     # that share a kernel are on one host if it has enough. The price (rings across the torus) is unmeasured.
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     data, fsdp = mesh_shape(options, len(devices))
