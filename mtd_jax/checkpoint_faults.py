@@ -15,7 +15,6 @@ import warnings
 
 import orbax.checkpoint as ocp
 
-from mtd_jax import peers
 from mtd_jax.errors import UserError, one_line
 
 
@@ -83,17 +82,12 @@ def cannot_write(error: Exception, directory) -> str:
 
 
 def _for_users(record: logging.LogRecord) -> bool:
-    """Keeps what orbax logs for developers from users; what it fails to write reaches them as an exception.
-
-    With several processes that takes minutes, in which all wait for each other to finish a checkpoint that one of
-    them cannot write. There, all end with the record.
-    """
+    """Keeps what orbax logs for developers from users; what it fails to write reaches them as an exception."""
     if "orbax" not in record.pathname:
         return True
     error = record.exc_info[1] if record.exc_info else None
     if not isinstance(error, (OSError, ValueError)):
         return record.levelno >= logging.ERROR
-    peers.end_all(f"error: {cannot_write(error, getattr(error, 'filename', None) or 'the work directory')}", 1)
     return False
 
 

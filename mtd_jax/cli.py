@@ -4,16 +4,15 @@ Every flag names the modes it belongs to; given with another mode it is an error
 they need when they start: JAX takes seconds to import, and data workers import the main module again.
 """
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mtd_jax.errors import UserError, exit_code, parse_flags
+from mtd_jax.errors import UserError, exit_at_once_on_sigterm, exit_code, parse_flags
 
 MODES = {
     "demo": "the whole story on synthetic talking faces: make data, train, distil, evaluate, measure a video",
@@ -38,7 +37,13 @@ _FLAGS = (
     (_STRING, "checkpoint", None, "evaluate infer", "checkpoint directory, or the --workdir of a training run."),
     (_STRING, "output", None, "evaluate preprocess synthesize", "new folder; evaluate: JSON file to write."),
     (_STRING, "list", "test", "evaluate", "list of clips: a name in config.data.root, or a path."),
-    (_STRING, "coordinator", None, "train evaluate", "several processes: HOST:PORT of process 0, any free port."),
+    (
+        _STRING,
+        "coordinator",
+        None,
+        "train evaluate",
+        "several processes: HOST:PORT of process 0, or auto (SLURM, TPU pods).",
+    ),
     (_INTEGER, "num_processes", None, "train evaluate", "how many processes there are."),
     (_INTEGER, "process_id", None, "train evaluate", "which of them this one is, counted from 0."),
     (_STRING, "video", None, "infer", "a video file, or a folder of them."),
@@ -148,18 +153,33 @@ def _demo(values: CommandLine):
 
 def _train(values: CommandLine):
     config, workdir = values.needed("config"), values.needed("workdir")
+    from mtd_jax.distributed import launch
     from mtd_jax.train import train
 
-    with _processes(values):
+    _join(values)
+    with launch.abort_on_failure():
         train(config, workdir)
 
 
 def _evaluate(values: CommandLine):
     config, checkpoint = values.needed("config"), values.needed("checkpoint")
+    from mtd_jax.distributed import launch
     from mtd_jax.evaluate import evaluate_list
 
-    with _processes(values):
+    _join(values)
+    exit_at_once_on_sigterm()  # again: in several processes joining has installed JAX's handler
+    with launch.abort_on_failure():
         evaluate_list(config, checkpoint, values.list, values.output)
+
+
+def _join(values: CommandLine) -> None:
+    """Joins the other processes of this run, if there are any."""
+    from mtd_jax import platform
+    from mtd_jax.distributed import launch
+
+    platform.prepare()
+    exit_at_once_on_sigterm()  # until there is something to save
+    launch.start(values.coordinator, values.num_processes, values.process_id)
 
 
 def _infer(values: CommandLine) -> int:
@@ -199,20 +219,6 @@ def _synthesize(values: CommandLine):
     counts = {f"{name}_clips": values[f"{name}_clips"].value for name in ("train", "val", "test")}
     mp4_clips = values.mp4_clips if values["mp4_clips"].present else min(values.mp4_clips, values.test_clips)
     synthesize(output, seed=values.seed, seconds=values.seconds, mp4_clips=mp4_clips, **counts)
-
-
-@contextlib.contextmanager
-def _processes(values: CommandLine) -> Iterator[None]:
-    """Joins the other processes of this run, if there are any."""
-    from mtd_jax import peers, platform, processes
-    from mtd_jax.signals import end_at_once_on_sigterm
-
-    platform.prepare()
-    processes.start(values.coordinator, values.num_processes, values.process_id)
-    end_at_once_on_sigterm()
-    with peers.all_or_none():
-        yield
-    peers.finish()
 
 
 _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {

@@ -11,9 +11,9 @@ from pathlib import Path
 import ml_collections
 
 from mtd_jax.data.source import FORMATS
+from mtd_jax.distributed.sharding import mesh_shape
 from mtd_jax.errors import UserError
 from mtd_jax.model import ENCODERS, ModelConfig
-from mtd_jax.sharding import mesh_shape
 
 LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")
 SCHEDULES = ("constant", "stepwise", "cosine")

@@ -1,10 +1,13 @@
 """User errors and interruptions, and the one place that turns an exception into a line and an exit code."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from absl import flags
+
+PREEMPTED = 75  # exit code EX_TEMPFAIL of sysexits.h: rerun the same command
 
 
 class UserError(ValueError):
@@ -56,6 +59,20 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+
+
+def exit_at_once_on_sigterm() -> None:
+    """Lets SIGTERM end a command that has nothing to save with exit code 75.
+
+    A training saves its current step instead, see `distributed.preemption`. In several processes
+    `distributed.launch.start` installs JAX's handler; call this again after it where there is nothing to save.
+    """
+
+    def end(*_: object) -> None:
+        os.write(2, b"SIGTERM: stopped; rerun the same command\n")
+        os._exit(PREEMPTED)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def parse_flags(flag_values: flags.FlagValues, argv: list[str]) -> None:

@@ -19,9 +19,9 @@ from mtd_jax.checkpoint import find_checkpoint, load_description, load_model
 from mtd_jax.checksums import checksum_of_all
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.distributed.launch import check_same_everywhere, exchange
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
-from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
 from mtd_jax.resume import clips_checksum
 from mtd_jax.scoring import Scorer

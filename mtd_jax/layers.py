@@ -1,9 +1,9 @@
 """The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
 
-Every block computes in `compute_dtype` ("float32" or "bfloat16"); parameters, normalisation statistics and
-everything that reaches a loss stay float32. Convolutions and dot products in float32 ask for full precision, since
-an accelerator's default would silently be less. Modules are built with zero kernels: numbers come from
-`arrays.create_model` or a checkpoint.
+Every block computes in `compute_dtype`; parameters are float32, normalisation statistics and everything that
+reaches a loss at least that (`at_least_float32`). Convolutions and dot products ask for full precision unless in
+bfloat16, since an accelerator's default would silently be less. Modules are built with zero kernels: numbers come
+from `arrays.create_model` or a checkpoint.
 """
 
 import jax
@@ -19,7 +19,11 @@ _BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
 
 
 def precision_of(compute_dtype: str):
-    return lax.Precision.HIGHEST if compute_dtype == "float32" else None
+    return None if compute_dtype == "bfloat16" else lax.Precision.HIGHEST
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class BatchNorm(nnx.Module):
@@ -37,13 +41,13 @@ class BatchNorm(nnx.Module):
     def __call__(self, x, train: bool):
         mean, var = self.mean[...], self.var[...]
         if train:
-            x32 = x.astype(jnp.float32)
+            wide = at_least_float32(x)
             axes = tuple(range(x.ndim - 1))
-            mean, var = jnp.mean(x32, axes), jnp.var(x32, axes)
+            mean, var = jnp.mean(wide, axes), jnp.var(wide, axes)
             count = x.size // x.shape[-1]
             unbiased = lax.stop_gradient(var) * (count / max(count - 1, 1))
-            self.mean[...] += _BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
-            self.var[...] += _BATCH_NORM_MOMENTUM * (unbiased - self.var[...])
+            for running, new in ((self.mean, lax.stop_gradient(mean)), (self.var, unbiased)):
+                running[...] += (_BATCH_NORM_MOMENTUM * (new - running[...])).astype(running[...].dtype)
         factor = self.scale[...] * lax.rsqrt(var + EPSILON)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
 
@@ -197,7 +201,8 @@ class CrossAttention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.num_heads, -1)
 
     def _relation(self, a, b):
-        return jnp.einsum("bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=jnp.float32)
+        dtype = jnp.promote_types(a.dtype, jnp.float32)
+        return jnp.einsum("bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=dtype)
 
 
 class EncoderLayer(nnx.Module):

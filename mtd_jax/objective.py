@@ -14,6 +14,8 @@ from mtd_jax.model import ENCODERS, Features, ModelConfig
 Loss = tuple[Array, dict[str, Array]]  # total, and its parts by name
 Grid = Float[Array, "clips windows windows"]  # [b, i, j]: frames i with audio j of clip b
 
+_MAPS_STREAM = 2**32 - 1  # to fold into the seed's key; the dropout of step n folds in n, and no step is so large
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -44,7 +46,8 @@ class Objective:
         if self.name == "mtd":
             return {"uncertainty": jnp.ones(1 + len(ENCODERS) * student.num_layers)}
         if self.name == "fitnet":
-            return losses.fitnet_maps(jax.random.key(seed), teacher.width, student.width)
+            key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
+            return losses.fitnet_maps(key, teacher.width, student.width)
         return {}
 
     def __call__(self, student: "Scored", teacher: "Scored | None", labels: Grid, learned: dict) -> Loss:

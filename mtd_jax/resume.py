@@ -13,8 +13,8 @@ from mtd_jax import checksums
 from mtd_jax.arrays import check_cover, model_arrays
 from mtd_jax.checkpoint import check_format, describe
 from mtd_jax.checkpoint_faults import restoring, writing
+from mtd_jax.distributed.sharding import place
 from mtd_jax.errors import UserError
-from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
