@@ -42,7 +42,7 @@ _FLAGS = (
         "coordinator",
         None,
         "train evaluate",
-        "several processes: HOST:PORT of process 0, or auto (SLURM, TPU pods).",
+        "HOST:PORT of process 0 of several, or auto: SLURM, pods.",
     ),
     (_INTEGER, "num_processes", None, "train evaluate", "how many processes there are."),
     (_INTEGER, "process_id", None, "train evaluate", "which of them this one is, counted from 0."),

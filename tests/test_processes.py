@@ -23,7 +23,7 @@ LIMIT = 600  # seconds for anything that could hang
 
 
 def start(commands, devices=1):
-    """Starts a process per command on this machine, each with its place: as flags for main.py, else as arguments."""
+    """Starts a process per command here, each with its place: as flags for main.py, else as arguments."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
