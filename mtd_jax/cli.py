@@ -31,7 +31,7 @@ _STRING, _INTEGER, _BOOLEAN, _FLOAT = (
     flags.DEFINE_float,
 )
 # (kind, name, default, the modes it belongs to, help)
-_FLAGS = (
+_FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_STRING, "workdir", None, "demo train", "folder for everything that is made. [demo: workdir]"),
     (_INTEGER, "seed", 0, "demo synthesize", "everything random follows from it."),
     (_STRING, "checkpoint", None, "evaluate infer", "checkpoint directory, or the --workdir of a training run."),
@@ -206,8 +206,14 @@ def _preprocess(values: CommandLine) -> int:
     videos, output = values.needed("videos"), values.needed("output")
     from mtd_jax.preprocess import preprocess
 
-    options = {name: values[name].value for name in ("faces", "list_name", "all_faces", "workers")}
-    summary = preprocess(videos, output, **options)
+    summary = preprocess(
+        videos,
+        output,
+        faces=values.faces,
+        list_name=values.list_name,
+        all_faces=values.all_faces,
+        workers=values.workers,
+    )
     print("\n".join(summary.lines()))
     return 1 if summary.failed else 0
 
@@ -216,9 +222,15 @@ def _synthesize(values: CommandLine):
     output = values.needed("output")
     from mtd_jax.data.corpus import synthesize
 
-    counts = {f"{name}_clips": values[f"{name}_clips"].value for name in ("train", "val", "test")}
-    mp4_clips = values.mp4_clips if values["mp4_clips"].present else min(values.mp4_clips, values.test_clips)
-    synthesize(output, seed=values.seed, seconds=values.seconds, mp4_clips=mp4_clips, **counts)
+    synthesize(
+        output,
+        seed=values.seed,
+        seconds=values.seconds,
+        train_clips=values.train_clips,
+        val_clips=values.val_clips,
+        test_clips=values.test_clips,
+        mp4_clips=values.mp4_clips if values["mp4_clips"].present else min(values.mp4_clips, values.test_clips),
+    )
 
 
 _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {

@@ -158,10 +158,10 @@ def mtd_loss(
     Returns:
       total, and parts: "bce" scalar; "attention" and "value": {"fusion" | "av" | "va": (layers,)}.
     """
-    parts = {"bce": bce(student_logits, labels)}
-    parts |= mtd_terms(student_features, teacher_features, temperature, clamp_va)
-    of_layers = layer_losses(parts, use_attention=use_attention, use_value=use_value)
-    return uncertainty_total(parts["bce"], of_layers, weights), parts
+    task = bce(student_logits, labels)
+    terms = mtd_terms(student_features, teacher_features, temperature, clamp_va)
+    of_layers = layer_losses(terms, use_attention=use_attention, use_value=use_value)
+    return uncertainty_total(task, of_layers, weights), {"bce": task, **terms}
 
 
 def fixed_weight_mtd(

@@ -45,7 +45,7 @@ class Objective:
         """What is learned beside the model: {"uncertainty": ones} for MTD, FitNet's maps, else {}."""
         if self.name == "mtd":
             return {"uncertainty": jnp.ones(1 + len(ENCODERS) * student.num_layers)}
-        if self.name == "fitnet":
+        if self.name == "fitnet" and teacher is not None:
             key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
             return losses.fitnet_maps(key, teacher.width, student.width)
         return {}
@@ -62,7 +62,7 @@ class Objective:
           Scalar total, {name of the part: scalar}.
         """
         task, parts = self._task(student, labels)
-        if self.name == "bce":
+        if teacher is None:
             return task, parts
         total, more = DISTILLATION[self.name](self, task, student, teacher, learned)
         return total, parts | more
@@ -112,7 +112,8 @@ def _kd(options: Objective, task: Array, student: Scored, teacher: Scored, learn
 
 
 def _rkd(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
-    extra = losses.rkd(*(s.features.fusion_tokens.reshape(s.logits.size, -1) for s in (student, teacher)))
+    vectors, taught = (s.features.fusion_tokens.reshape(s.logits.size, -1) for s in (student, teacher))
+    extra = losses.rkd(vectors, taught)
     return task + extra, {"rkd": extra}
 
 

@@ -74,7 +74,7 @@ class Scorer:
     def __init__(self, model: SyncModel, device: jax.Device | None = None, chunks: Chunks | None = None):
         """Args: device: None = JAX's default; chunks: None = the best known for the device."""
         self.config = model.config
-        self.device = device or jax.config.jax_default_device or jax.local_devices()[0]
+        self.device = device or jnp.zeros(()).device
         self.chunks = chunks or Chunks.best_for(self.device.platform)
         self.weights = jax.device_put(fold(model), self.device)
 
@@ -130,7 +130,8 @@ class Scorer:
 
         video, audio = zip(*self._each(encode, starts), strict=True)
         zero = np.asarray(_encode_zero_mel(config, self.weights))
-        return ClipTokens(*(np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio)), zero)
+        video, audio = (np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio))
+        return ClipTokens(video, audio, zero)
 
     def compare(self, tokens: ClipTokens, max_shift: int) -> np.ndarray:
         """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
