@@ -74,7 +74,7 @@ class Scorer:
     def __init__(self, model: SyncModel, device: jax.Device | None = None, chunks: Chunks | None = None):
         """Args: device: None = JAX's default; chunks: None = the best known for the device."""
         self.config = model.config
-        self.device = device or jnp.zeros(()).device
+        self.device = device or next(iter(jnp.zeros(()).devices()))
         self.chunks = chunks or Chunks.best_for(self.device.platform)
         self.weights = jax.device_put(fold(model), self.device)
 
