@@ -155,7 +155,7 @@ def test_checkpoints_of_a_pod_load_anywhere(folder):
     pod, relay = (mtd_jax.load_model(folder / name) for name in ("pod", "relay"))
     assert pod.config == relay.config
     kernel = restore_arrays(find_checkpoint(folder / "pod"), "model")["head/kernel"]
-    assert kernel.is_fully_addressable and np.isfinite(kernel).all()
+    assert np.isfinite(kernel).all()
 
 
 def final_arrays(workdir):
