@@ -15,8 +15,7 @@ from rich.progress import track
 
 from mtd_jax.accuracy_table import print_table
 from mtd_jax.arrays import computing_in, model_arrays
-from mtd_jax.checkpoint import find_checkpoint, load_description, load_model
-from mtd_jax.checksums import checksum_of_all
+from mtd_jax.checkpoint import checksum_of_all, find_checkpoint, load_description, load_model
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.distributed.launch import check_same_everywhere, exchange

@@ -1,24 +1,33 @@
-"""Saving a training run whole, and going on from it."""
+"""Saving a training run whole, and resuming it."""
 
 import json
 import re
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import traverse_util
+from ml_collections import ConfigDict
 
-from mtd_jax import checksums
 from mtd_jax.arrays import check_cover, model_arrays
-from mtd_jax.checkpoint import check_format, describe
-from mtd_jax.checkpoint_faults import restoring, writing
+from mtd_jax.checkpoint import (
+    check_format,
+    checksum_of_all,
+    describe,
+    read_arrays,
+    read_description,
+    save_args,
+    writing,
+)
 from mtd_jax.distributed.sharding import place
 from mtd_jax.errors import UserError
 from mtd_jax.step import Run, TrainState
 
-# What may differ between a run and its resumption: the end (but see below), where the same teacher and the same
-# clips lie (their checksums are compared) and in which form, how fast things go, and what --mode=evaluate does.
+# What may differ between a run and its resumption: the end (but see below), the paths of the same teacher and the
+# same clips (their checksums are compared), the clips' format, speed, logging, and what --mode=evaluate does.
 _MAY_CHANGE = (
     "epochs",
     "teacher",
@@ -41,7 +50,7 @@ def with_fingerprints(config, clips, teacher):
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)
-        config.teacher_checksum = checksums.checksum_of_all(model_arrays(teacher) if teacher else {})
+        config.teacher_checksum = checksum_of_all(model_arrays(teacher) if teacher else {})
     return config
 
 
@@ -70,59 +79,40 @@ def save_run(
     trees = _trees(state)
     description = describe(run.model, step, f"training, loss {run.objective.name}", trees)
     description |= {"training": config.to_dict(), "data": data_state, "train_seconds": train_seconds}
-    items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
-    description |= {"checksum": _checksum(description)}
-    items["config"] = ocp.args.JsonSave(json.loads(json.dumps(description)))
-    with writing(manager):
-        manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+    with writing(manager.directory):
+        manager.save(step, args=save_args(manager.directory, trees, description, metrics), metrics=metrics)
 
 
-def restore_run(manager: ocp.CheckpointManager, state: TrainState, config) -> tuple[TrainState, dict]:
+def restore_run(
+    manager: ocp.CheckpointManager, state: TrainState, config: ConfigDict
+) -> tuple[TrainState, dict[str, Any]]:
     """The latest state of the run, and its description as from `save_run`.
 
-    Args: state: gives the structure, and each array's sharding, whatever mesh wrote the checkpoint.
+    Args:
+      state: gives the structure, and the mesh to place the arrays on, whatever mesh wrote the checkpoint.
 
     Raises:
-      UserError: if the checkpoint was made with another configuration; the message names the fields.
+      UserError: the checkpoint is damaged, or was made with another configuration; the message names the fields.
     """
-    step = manager.latest_step()
-    where = f"{manager.directory}/{step}"
-    with restoring(manager, where):
-        return _restore(manager, step, where, state, config)
-
-
-def _restore(manager, step: int, where: str, state: TrainState, config) -> tuple[TrainState, dict]:
-    description = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
-    check_format(description, where)
-    if _checksum(description) != description["checksum"]:
-        raise ValueError("its description is not as it was written")
-    _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), where)
-    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _trees(state))
-    found = manager.item_metadata(step)
-    for item, target in targets.items():
-        expected, there = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, found[item].tree))
-        check_cover(expected, there, f"{where}/{item}")
-    items = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(**items))
-    for item in items:
-        checksums.check(restored[item], description["checksums"][item])
-    model = traverse_util.flatten_dict(restored.model, sep="/")
-    leaves = list(_named_leaves(state.optimizer))
-    optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), [restored.training[n] for n in leaves])
-    restored_state = TrainState(
-        step=place(np.int32(step), state.step.sharding.mesh),
-        params={name: model[name] for name in state.params},
-        statistics={name: model[name] for name in state.statistics},
-        learned=restored.loss if state.learned else {},
-        optimizer=optimizer,
+    path = epath.Path(manager.directory) / str(manager.latest_step())
+    description = read_description(path)
+    check_format(description, path)
+    _check_same_config(description["training"], json.loads(json.dumps(config.to_dict())), str(path))
+    found = {}
+    for item, tree in _trees(state).items():
+        found[item] = read_arrays(path, item, description)
+        check_cover(traverse_util.flatten_dict(tree, sep="/"), found[item], f"{path}/{item}")
+    names = _named_leaves(state.optimizer)
+    restored = TrainState(
+        step=np.int32(description["step"]),
+        params={name: found["model"][name] for name in state.params},
+        statistics={name: found["model"][name] for name in state.statistics},
+        learned=traverse_util.unflatten_dict(found["loss"], sep="/") if state.learned else {},
+        optimizer=jax.tree.unflatten(
+            jax.tree.structure(state.optimizer), [found["training"][name] for name in names]
+        ),
     )
-    return restored_state, description
-
-
-def _checksum(description: dict) -> int:
-    """Of all but the checksum itself, in JSON."""
-    rest = {name: value for name, value in description.items() if name != "checksum"}
-    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+    return place(restored, state.step.sharding.mesh), description
 
 
 def _check_same_config(before: dict, now: dict, where: str):
@@ -139,7 +129,7 @@ def _check_same_config(before: dict, now: dict, where: str):
     if different:
         raise UserError(
             f"{where} was made with another configuration: {', '.join(different)}; "
-            "use the same one to go on, or another --workdir to start afresh"
+            "use the same one to resume, or another --workdir for a new run"
         )
 
 

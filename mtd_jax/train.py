@@ -7,8 +7,7 @@ import jax
 from etils import epath
 
 from mtd_jax.arrays import create_model, model_arrays
-from mtd_jax.checkpoint import load_model, open_manager
-from mtd_jax.checkpoint_faults import writing
+from mtd_jax.checkpoint import load_model, open_manager, writing
 from mtd_jax.config import model_config, validate
 from mtd_jax.data.draws import Shard
 from mtd_jax.data.pipeline import Loading, make_training_iterator
@@ -125,7 +124,7 @@ def train(config, workdir, report=print) -> dict:
                 if stop:
                     break
             progress.catch_up()
-            with writing(manager):
+            with writing(manager.directory):
                 manager.wait_until_finished()
             if stop:
                 raise preemption.interrupted(step, total_steps, workdir)

@@ -25,7 +25,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 nnx.relu = jax.nn.softplus
 from mtd_jax.arrays import create_model, model_arrays
-from mtd_jax.checksums import checksums
+from mtd_jax.checkpoint import checksums
 from mtd_jax.config import default_config
 from mtd_jax import platform
 from mtd_jax.model import ModelConfig
