@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mtd_jax.sharding import make_mesh, place
 
 import mtd_jax
 from mtd_jax import checkpoint
 from mtd_jax.arrays import create_model, model_arrays
 from mtd_jax.checkpoint import check_checksums, checksums, open_manager, save_model
 from mtd_jax.config import default_config
+from mtd_jax.distributed.sharding import make_mesh, place
 from mtd_jax.errors import UserError
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
