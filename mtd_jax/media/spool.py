@@ -1,4 +1,4 @@
-"""Face crops of a long video: kept in memory while they are few, in a temporary file beyond that."""
+"""Stores the face crops of a video: in memory while they are few, in a temporary file beyond that."""
 
 import tempfile
 import threading
@@ -10,30 +10,36 @@ from mtd_jax.errors import UserError
 
 _SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
 _SIZE = FACE_SIZE // 2 * FACE_SIZE * 3
-_IN_MEMORY = 256 << 20  # bytes; five minutes of one face. An hour takes 1.2 GB on disk
+_IN_MEMORY = 256 << 20  # bytes, about 13 minutes of one face; an hour takes 1.2 GB
 
 
 class FaceSpool:
-    """Holds lower face halves, uint8 (48, 96, 3), in the order they come; the file goes with the last view."""
+    """An append-only store of lower face halves, uint8 (48, 96, 3). The file vanishes with the last view of it."""
 
-    def __init__(self, in_memory: int = _IN_MEMORY):
-        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed when collected)
+    def __init__(self, in_memory: int = _IN_MEMORY) -> None:
+        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed when garbage-collected)
         self._count = 0
         self._lock = threading.Lock()
 
     def append(self, half: np.ndarray) -> int:
-        """Adds one picture; returns its place, for `FaceView`."""
+        """Stores one face half and returns its index, for `FaceView`.
+
+        Raises:
+          UserError: the temporary folder has no room.
+        """
         try:
             self._file.seek(self._count * _SIZE)
             self._file.write(np.ascontiguousarray(half).tobytes())
         except OSError as error:
             folder = tempfile.gettempdir()
-            raise UserError(f"no room for face crops in {folder} ({error.strerror}): set TMPDIR") from error
+            raise UserError(
+                f"no room for face crops in {folder} ({error.strerror}); set TMPDIR to another folder"
+            ) from error
         self._count += 1
         return self._count - 1
 
     def read(self, places: np.ndarray) -> np.ndarray:
-        """uint8 (n, 48, 96, 3) of the given places."""
+        """The face halves at n indices, uint8 (n, 48, 96, 3)."""
         halves = np.empty((len(places), *_SHAPE), np.uint8)
         with self._lock:
             for half, place in zip(halves, places, strict=True):
@@ -43,9 +49,9 @@ class FaceSpool:
 
 
 class FaceView:
-    """The pictures of one track: `view[a:b]` reads only its own, uint8 (n, 48, 96, 3)."""
+    """The face halves of one track: `view[a:b]` reads only those, uint8 (b − a, 48, 96, 3)."""
 
-    def __init__(self, spool: FaceSpool, places: np.ndarray):
+    def __init__(self, spool: FaceSpool, places: np.ndarray) -> None:
         self._spool, self._places = spool, places
 
     def __len__(self) -> int:
