@@ -1,0 +1,146 @@
+"""What a media file holds, and what of it a copy with moved audio does not keep."""
+
+import dataclasses
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from mtd_jax.errors import UserError
+from mtd_jax.media.container import Faults, decoded, open_container, video_stream
+
+_EXACT = 0.002  # seconds; containers round time stamps, Matroska and FLV to milliseconds
+_PRIMING = 0.2  # seconds; the most that an encoder puts before the first sample
+_LEAP = 1.0  # seconds; time stamps that go back further begin another recording, which FFmpeg appends
+_UPRIGHT = [1 << 16, 0, 0, 1 << 16]
+
+
+@dataclasses.dataclass
+class Contents:
+    """The streams of a media file, by index, and how its frames are shown.
+
+    Attributes:
+      kinds: "video", "audio", "cover", "subtitle", "attachment", "timecode", "chapters" or "data".
+      labels: codec, audio format and language, for messages.
+      times: presentation times of the packets in the first seconds, float64 (packets,), in the file's order.
+      video, audio: indices of the main streams; no audio is None.
+      start: when the earliest stream starts, in seconds.
+      matrix: how players rotate or mirror the frames, 2 × 2 in 16.16 fixed point.
+      aspect: width / height of a frame as shown.
+      chapters: how many.
+    """
+
+    kinds: dict[int, str]
+    labels: dict[int, str]
+    times: dict[int, np.ndarray]
+    video: int
+    audio: int | None
+    start: float
+    matrix: list[int]
+    aspect: float
+    chapters: int
+
+    def of_kind(self, kind: str, among: Iterable[int] | None = None) -> list[int]:
+        """Indices of the streams of this kind, in order."""
+        return [i for i in sorted(self.kinds if among is None else among) if self.kinds[i] == kind]
+
+    def words(self, index: int) -> str:
+        """The stream's name in messages."""
+        kind = self.kinds[index]
+        if kind in ("video", "audio") and len(self.of_kind(kind)) == 1:
+            return f"the {kind}"
+        return f"the {kind} stream {index}" + (f" ({self.labels[index]})" if self.labels[index] else "")
+
+
+def read_contents(path: Path, span: float) -> Contents:
+    """Reads the packets of the first `span` seconds, and decodes one frame.
+
+    Raises:
+      UserError: no video that FFmpeg reads, or no frame can be decoded.
+    """
+    times: dict[int, list[float]] = {}
+    with open_container(path) as container:
+        video, audio = video_stream(container, path), container.streams.best("audio")
+        has_chapters = bool(container.chapters())
+        frame = next(decoded(container, video, Faults("picture")), None)
+        if frame is None:
+            raise UserError(f"{path}: no frame could be decoded from its video stream")
+        matrix = _UPRIGHT
+        for data in frame.side_data:
+            if data.type.name == "DISPLAYMATRIX":
+                matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
+        aspect = Fraction(frame.width, frame.height) * (video.sample_aspect_ratio or 1)
+        contents = Contents(
+            kinds={s.index: _kind(s, has_chapters) for s in container.streams},
+            labels={s.index: _label(s) for s in container.streams},
+            times={},
+            video=video.index,
+            audio=audio.index if audio else None,
+            start=(container.start_time or 0) / av.time_base,
+            matrix=matrix,
+            aspect=float(aspect if matrix[0] else 1 / aspect),  # a quarter turn has a zero there
+            chapters=len(container.chapters()),
+        )
+    with open_container(path) as container:
+        for packet in container.demux():
+            if packet.pts is None:
+                continue
+            due, before = float(packet.pts * packet.time_base), times.setdefault(packet.stream.index, [])
+            if due > contents.start + span or (before and due < before[-1] - _LEAP):
+                break
+            before.append(due)
+    contents.times = {index: np.array(times.get(index, [])) for index in contents.kinds}
+    return contents
+
+
+def lost_in_copy(
+    held: Contents, copy: Contents, encoded: dict[int, bool], delay: float, span: float
+) -> str | None:
+    """What the first seconds of a copy do not keep, in words; None if they are right.
+
+    Args:
+      encoded: whether each stream of the source that the copy should hold was re-encoded rather than copied.
+      delay: of the copy's audio, in seconds.
+      span: seconds that both were read for.
+    """
+    kinds = {held.kinds[index] for index in encoded}
+    if any(len(copy.of_kind(kind)) != len(held.of_kind(kind, encoded)) for kind in kinds):
+        return "streams of this kind"
+    twins = {i: j for kind in kinds for i, j in zip(held.of_kind(kind, encoded), copy.of_kind(kind), strict=True)}
+    matrix = _UPRIGHT if encoded[held.video] else held.matrix
+    if copy.matrix != matrix or abs(copy.aspect / held.aspect - 1) > 0.05:
+        return "the orientation or shape of the frames"
+    sent, found = held.times[held.video], copy.times[twins[held.video]]
+    if not encoded[held.video] and np.any(np.diff(sent) < 0) != np.any(np.diff(found) < 0):
+        return "the order of the frames"
+    sent, found = np.sort(sent), np.sort(found)
+    moved = found[0] - sent[0]
+    sent = sent[sent <= sent[0] + span - 1]  # reading may have stopped within a group of reordered frames
+    rounding = np.ptp(sent) / len(sent) / 2 if encoded[held.video] else 0
+    if np.abs(found[:, None] - sent - moved).min(axis=0).max() > _EXACT + rounding:
+        return "the times of the frames"
+    for index in held.of_kind("audio", encoded):
+        due, first = held.times[index] + delay + moved, copy.times[twins[index]][:1]
+        if encoded[index]:
+            due = held.start + moved - np.linspace(0, _PRIMING)
+        if len(due) and (not len(first) or np.abs(due - first).min() > _EXACT):
+            return "the times of the audio"
+    return None
+
+
+def _kind(stream: av.stream.Stream, has_chapters: bool) -> str:
+    if stream.disposition & Disposition.attached_pic:
+        return "cover"
+    if stream.type == "data" and "timecode" in stream.metadata:
+        return "timecode"
+    if stream.type == "data" and has_chapters and stream.name == "bin_data":
+        return "chapters"  # MP4 repeats their titles as a track
+    return stream.type
+
+
+def _label(stream: av.stream.Stream) -> str:
+    audio = f"{stream.rate} Hz, {stream.layout.name}" if stream.type == "audio" else ""
+    return ", ".join(filter(None, (getattr(stream, "name", None), audio, stream.metadata.get("language"))))
