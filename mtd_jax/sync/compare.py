@@ -1,8 +1,8 @@
 """What a media file holds, and what of it a copy with moved audio does not keep."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,7 +13,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.media.container import Faults, decoded, open_container, video_stream
 
 _EXACT = 0.002  # seconds; containers round time stamps, Matroska and FLV to milliseconds
-_PRIMING = 0.2  # seconds; the most that an encoder puts before the first sample
+_PRIMING = 0.2  # seconds; the most that an encoder puts before the first sample, or a decoder drops
 _LEAP = 1.0  # seconds; time stamps that go back further begin another recording, which FFmpeg appends
 _UPRIGHT = [1 << 16, 0, 0, 1 << 16]
 
@@ -29,7 +29,7 @@ class Contents:
       video, audio: indices of the main streams; no audio is None.
       start: when the earliest stream starts, in seconds.
       matrix: how players rotate or mirror the frames, 2 × 2 in 16.16 fixed point.
-      aspect: width / height of a frame as shown.
+      width, height: of a frame as shown, upright, in square pixels.
       chapters: how many.
     """
 
@@ -40,7 +40,8 @@ class Contents:
     audio: int | None
     start: float
     matrix: list[int]
-    aspect: float
+    width: int
+    height: int
     chapters: int
 
     def of_kind(self, kind: str, among: Iterable[int] | None = None) -> list[int]:
@@ -72,7 +73,8 @@ def read_contents(path: Path, span: float) -> Contents:
         for data in frame.side_data:
             if data.type.name == "DISPLAYMATRIX":
                 matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
-        aspect = Fraction(frame.width, frame.height) * (video.sample_aspect_ratio or 1)
+        size = round(frame.width * (video.sample_aspect_ratio or 1)), frame.height
+        width, height = size if matrix[0] else reversed(size)  # a quarter turn has a zero there
         contents = Contents(
             kinds={s.index: _kind(s, has_chapters) for s in container.streams},
             labels={s.index: _label(s) for s in container.streams},
@@ -81,10 +83,11 @@ def read_contents(path: Path, span: float) -> Contents:
             audio=audio.index if audio else None,
             start=(container.start_time or 0) / av.time_base,
             matrix=matrix,
-            aspect=float(aspect if matrix[0] else 1 / aspect),  # a quarter turn has a zero there
+            width=width,
+            height=height,
             chapters=len(container.chapters()),
         )
-    with open_container(path) as container:
+    with open_container(path) as container, contextlib.suppress(av.FFmpegError):  # damage ends the comparison
         for packet in container.demux():
             if packet.pts is None:
                 continue
@@ -97,36 +100,37 @@ def read_contents(path: Path, span: float) -> Contents:
 
 
 def lost_in_copy(
-    held: Contents, copy: Contents, encoded: dict[int, bool], delay: float, span: float
+    held: Contents, copy: Contents, kept: list[int], encoded: dict[int, float], delay: float, span: float
 ) -> str | None:
     """What the first seconds of a copy do not keep, in words; None if they are right.
 
     Args:
-      encoded: whether each stream of the source that the copy should hold was re-encoded rather than copied.
+      kept: the source's streams that the copy should hold.
+      encoded: those of them that were re-encoded, with the time at which each should start, by the source's clock.
       delay: of the copy's audio, in seconds.
       span: seconds that both were read for.
     """
-    kinds = {held.kinds[index] for index in encoded}
-    if any(len(copy.of_kind(kind)) != len(held.of_kind(kind, encoded)) for kind in kinds):
+    kinds = {held.kinds[index] for index in kept}
+    if any(len(copy.of_kind(kind)) != len(held.of_kind(kind, kept)) for kind in kinds):
         return "streams of this kind"
-    twins = {i: j for kind in kinds for i, j in zip(held.of_kind(kind, encoded), copy.of_kind(kind), strict=True)}
-    matrix = _UPRIGHT if encoded[held.video] else held.matrix
-    if copy.matrix != matrix or abs(copy.aspect / held.aspect - 1) > 0.05:
+    twins = {i: j for kind in kinds for i, j in zip(held.of_kind(kind, kept), copy.of_kind(kind), strict=True)}
+    matrix = _UPRIGHT if held.video in encoded else held.matrix
+    if copy.matrix != matrix or abs(copy.width * held.height / (copy.height * held.width) - 1) > 0.05:
         return "the orientation or shape of the frames"
     sent, found = held.times[held.video], copy.times[twins[held.video]]
-    if not encoded[held.video] and np.any(np.diff(sent) < 0) != np.any(np.diff(found) < 0):
+    if held.video not in encoded and np.any(np.diff(sent) < 0) != np.any(np.diff(found) < 0):
         return "the order of the frames"
     sent, found = np.sort(sent), np.sort(found)
     moved = found[0] - sent[0]
     sent = sent[sent <= sent[0] + span - 1]  # reading may have stopped within a group of reordered frames
-    rounding = np.ptp(sent) / len(sent) / 2 if encoded[held.video] else 0
+    rounding = np.ptp(sent) / len(sent) / 2 if held.video in encoded else 0
     if np.abs(found[:, None] - sent - moved).min(axis=0).max() > _EXACT + rounding:
         return "the times of the frames"
-    for index in held.of_kind("audio", encoded):
-        due, first = held.times[index] + delay + moved, copy.times[twins[index]][:1]
-        if encoded[index]:
-            due = held.start + moved - np.linspace(0, _PRIMING)
-        if len(due) and (not len(first) or np.abs(due - first).min() > _EXACT):
+    for index in held.of_kind("audio", kept):
+        due, first = held.times[index] + delay, copy.times[twins[index]][:1]
+        if index in encoded:
+            due = encoded[index] + np.arange(-_PRIMING, _PRIMING, _EXACT)
+        if len(due) and (not len(first) or np.abs(due + moved - first).min() > _EXACT):
             return "the times of the audio"
     return None
 
@@ -143,4 +147,5 @@ def _kind(stream: av.stream.Stream, has_chapters: bool) -> str:
 
 def _label(stream: av.stream.Stream) -> str:
     audio = f"{stream.rate} Hz, {stream.layout.name}" if stream.type == "audio" else ""
-    return ", ".join(filter(None, (getattr(stream, "name", None), audio, stream.metadata.get("language"))))
+    language = stream.metadata.get("language")
+    return ", ".join(filter(None, (getattr(stream, "name", None), audio, language if language != "und" else "")))

@@ -19,7 +19,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.storage import atomic, check_writable
 from mtd_jax.sync.compare import Contents, lost_in_copy, read_contents
 
-_EXCERPT = 5.0  # seconds, beside the delay, that are written to try a plan and read back to check it
+_EXCERPT = 3.0  # seconds, beside the delay, that are written to try a plan and read back to check it
 _DISK_ERRORS = {ENOSPC, EDQUOT, EFBIG, EIO, EROFS, EACCES}
 _COPIED = ("video", "audio", "subtitle", "attachment", "cover")
 _COPY = {"c": "copy"}
@@ -105,6 +105,9 @@ class _Copy:
         self._held = read_contents(source, self._span)
         if self._held.audio is None:
             raise UserError(f"{source}: has no audio stream to move")
+        # AVI, ASF and MPEG count frames: they garble the times of modern codecs, and start with the first frame.
+        self._counts_frames = not muxer.flags & Flags.variable_fps.value
+        self._origin = min(self._held.times[self._held.video]) if self._counts_frames else self._held.start
         self._plan: Plan = {i: self._ways(kind)[0] for i, kind in self._held.kinds.items() if kind in _COPIED}
         self._reasons: dict[int, str] = {}  # why a stream is not copied
         self._copy: Contents | None = None
@@ -123,17 +126,20 @@ class _Copy:
         if 256 - done.returncode in _DISK_ERRORS:  # FFmpeg exits with the error number
             raise OSError(256 - done.returncode, os.strerror(256 - done.returncode))
         if done.returncode:
-            of_muxer = [line for line in lines if line.startswith((f"[{self._muxer.name} @", "[out#"))]
+            told = [
+                line for line in lines if line.startswith((f"[{self._muxer.name} @", "[out#", "[graph"))
+            ] or lines
             raise _Refused(
-                (of_muxer or lines or [f"FFmpeg ended with {done.returncode}"])[0].rpartition("] ")[2].rstrip(".")
+                told[0].rpartition("] ")[2].rstrip(".") if told else f"FFmpeg exited with {done.returncode}"
             )
+        name, streams = f"{self._muxer.name} files", (list(self._plan), self._encoded())
         try:
             self._copy = read_contents(self._scratch, self._span)
         except UserError as error:
-            raise _Refused(f"{self._muxer.name} files cannot hold them") from error
-        if lost := lost_in_copy(self._held, self._copy, self._encoded(), self._delay, self._span):
-            raise _Refused(f"{self._muxer.name} files do not keep {lost}")
-        self._reports = lines[:1]
+            raise _Refused(f"{name} cannot hold it") from error
+        if lost := lost_in_copy(self._held, self._copy, *streams, self._delay, self._span):
+            raise _Refused(f"{name} do not keep {lost}")
+        self._reports = [line.rpartition("] ")[2] for line in lines[:1]]
 
     def negotiate(self) -> None:
         """Finds, stream by stream, the best way that works with those before it."""
@@ -147,17 +153,17 @@ class _Copy:
                     break
                 except _Refused as error:
                     self._reasons.setdefault(index, str(error))
-                    self._plan = before
+                    self._plan, last = before, error
             if index not in self._plan and index in (held.video, held.audio):
-                raise _Refused(self._reasons[index])
+                raise last
 
     def notes(self) -> list[str]:
         """What is not as in the source."""
         held, copy, encoded, lines = self._held, self._copy, self._encoded(), []
         for index, kind in held.kinds.items():
-            if index not in encoded and not (kind in ("timecode", "chapters") and copy.of_kind(kind)):
+            if index not in self._plan and not (kind in ("timecode", "chapters") and copy.of_kind(kind)):
                 lines.append(f"{held.words(index)} was dropped: {self._reasons.get(index, 'it is not copied')}")
-            elif encoded.get(index):
+            elif index in encoded:
                 twin = copy.of_kind(kind)[held.of_kind(kind, self._plan).index(index)]
                 lines.append(f"{held.words(index)} was re-encoded ({copy.labels[twin]}): {self._reasons[index]}")
         if copy.chapters < held.chapters:
@@ -166,37 +172,42 @@ class _Copy:
 
     def _ways(self, kind: str) -> list[dict[str, str]]:
         """FFmpeg's options for a stream of this kind, the best first."""
-        flags = self._muxer.flags
-        own_codecs = not flags & Flags.variable_fps.value  # AVI, ASF and MPEG garble the times of modern ones
         if kind == "video":
-            square = "crop=trunc(iw/2)*2:trunc(ih/2)*2,scale=trunc(iw*sar/2)*2:ih,setsar=1"
-            quality = {
-                "crf": "16",
-                "b": "0",
-                "q": "2",
-                "deadline": "realtime",
-                "cpu-used": "5",
-            }  # each encoder takes its own
-            encode = quality | {"filter": square, "fps_mode": "vfr"}
-            return [_COPY, *([] if own_codecs else [encode | {"c": "libx264"}]), encode]
+            size = f"{self._held.width // 2 * 2}:{self._held.height // 2 * 2}"
+            fit = f"scale=iw*sar:ih,scale={size}:force_original_aspect_ratio=decrease,pad={size}:-1:-1,setsar=1"
+            # Each encoder takes the options that it knows; without a time base, times are rounded to frames.
+            encode = {"filter": fit, "fps_mode": "vfr", "crf": "16", "b": "0", "q": "2", "deadline": "realtime"}
+            exact = encode | {"cpu-used": "5", "enc_time_base": "1/90000"}
+            return [_COPY, encode] if self._counts_frames else [_COPY, exact | {"c": "libx264"}, exact]
         if kind == "audio":
-            cut = "" if flags & Flags.ts_negative.value else _CUT
+            cut = "" if self._muxer.flags & Flags.ts_negative.value else _CUT
             copy = _COPY | {"bsf": f"setts=ts=TS+round({self._delay:.6f}/TB){cut}"}
-            encode = {"filter": f"asetpts=PTS+{self._delay:.6f}/TB,aresample=async=1:first_pts=0"}  # fills holes
-            if self._muxer.name == "avi":  # has no place for what lossy encoders put before the first sample
-                return [copy, encode | {"c": "pcm_s16le"}]
-            return [copy, *([] if own_codecs else [encode | {"c": "aac"}]), encode, encode | {"ac": "2"}]
+            fill = f"asetpts=PTS+{self._delay:.6f}/TB,atrim=start=0,aresample=async=1:min_hard_comp=0.01"
+            if self._muxer.name == "avi":  # all starts at 0: no late audio, nor room for an encoder's priming
+                return [copy, {"c": "pcm_s16le", "filter": f"{fill}:first_pts=0"}]
+            encode = {"filter": fill}
+            return [copy, *([] if self._counts_frames else [encode | {"c": "aac"}]), encode, encode | {"ac": "2"}]
         return [_COPY, {}] if kind == "subtitle" else [_COPY]
 
     def _command(self, excerpt: bool) -> list[str]:
-        limit = ["-t", f"{self._span}"] if excerpt else []
-        command = [self._ffmpeg, "-nostdin", "-y", "-v", "error", "-fflags", "+genpts", *limit]
-        command += ["-i", f"file:{self._source}"]
+        command = [self._ffmpeg, "-nostdin", "-y", "-v", "error", "-fflags", "+genpts"]
+        if excerpt:
+            command += ["-t", f"{self._span}"]
+        if (
+            self._muxer.name == "avi"
+        ):  # a filter that starts again, at another sample rate, would fill from 0 again
+            command += ["-reinit_filter:a", "0"]
+        command += ["-itsoffset", f"{self._held.start - self._origin:.6f}", "-i", f"file:{self._source}"]
         for number, (index, options) in enumerate(sorted(self._plan.items())):
             command += ["-map", f"0:{index}"]
             for name, value in options.items():
                 command += [f"-{name}:{number}", value]
         return [*command, f"file:{self._scratch}"]
 
-    def _encoded(self) -> dict[int, bool]:
-        return {index: "copy" not in options.values() for index, options in self._plan.items()}
+    def _encoded(self) -> dict[int, float]:
+        """When each re-encoded stream starts, by the source's clock."""
+        held, starts = self._held, {}
+        for index in (i for i, options in self._plan.items() if "copy" not in options.values()):
+            late = held.kinds[index] == "audio" and self._muxer.name != "avi" and len(held.times[index])
+            starts[index] = max(self._origin, min(held.times[index]) + self._delay if late else self._origin)
+        return starts
