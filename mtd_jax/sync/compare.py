@@ -53,7 +53,7 @@ class Contents:
         kind = self.kinds[index]
         if kind in ("video", "audio") and len(self.of_kind(kind)) == 1:
             return f"the {kind}"
-        return f"the {kind} stream {index}" + (f" ({self.labels[index]})" if self.labels[index] else "")
+        return f"the {kind} stream {index} ({self.labels[index]})"
 
 
 def read_contents(path: Path, span: float) -> Contents:
@@ -95,6 +95,8 @@ def read_contents(path: Path, span: float) -> Contents:
             if due > contents.start + span or (before and due < before[-1] - _LEAP):
                 break
             before.append(due)
+    if frame.pts is not None:  # AVI and raw streams leave the times of packets to the decoder
+        times.setdefault(contents.video, [float(frame.pts * frame.time_base)])
     contents.times = {index: np.array(times.get(index, [])) for index in contents.kinds}
     return contents
 
@@ -118,6 +120,8 @@ def lost_in_copy(
     if copy.matrix != matrix or abs(copy.width * held.height / (copy.height * held.width) - 1) > 0.05:
         return "the orientation or shape of the frames"
     sent, found = held.times[held.video], copy.times[twins[held.video]]
+    if not len(sent) or not len(found):
+        return "the times of the frames"
     if held.video not in encoded and np.any(np.diff(sent) < 0) != np.any(np.diff(found) < 0):
         return "the order of the frames"
     sent, found = np.sort(sent), np.sort(found)
