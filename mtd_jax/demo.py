@@ -18,10 +18,10 @@ from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.synthetic import portrait, record
 from mtd_jax.evaluate import evaluate, write_json
 from mtd_jax.infer import detect_offset
-from mtd_jax.media.remux import shift_audio
 from mtd_jax.media.write import write_mp4
 from mtd_jax.model import count_parameters
 from mtd_jax.plots import draw_demo
+from mtd_jax.sync.fix import shift_audio
 from mtd_jax.train import train
 from mtd_jax.verdict import words
 
