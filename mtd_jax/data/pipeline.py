@@ -203,9 +203,9 @@ def _batches(draw, first: int, end: int, loading: Loading) -> grain.IterDataset:
 def _in_workers(batches: grain.IterDataset, draw: TrainingDraw | EvaluationDraw, loading: Loading):
     """The same batches, drawn by worker processes."""
     _check_shared_memory(draw, loading)
-    # To start workers, grain reads its own flags on absl's global FLAGS, which absl refuses before a command line was
-    # parsed. Nobody parses the global flags where training is called as a library or from a command with flag
-    # values of its own. Marked as parsed, they have their defaults.
+    # To start workers, grain reads its own flags on absl's global FLAGS, and absl refuses that until somebody has
+    # parsed a command line with them. Nobody does where training is called as a library or from a command that has
+    # its own flag values. Marked as parsed, grain's flags have their defaults.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=loading.prefetch)
