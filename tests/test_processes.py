@@ -93,7 +93,7 @@ def folder(corpus, tmp_path_factory, smooth):
     """
     folder = tmp_path_factory.mktemp("processes")
     config = small_config(str(corpus), {"model.widths": (4, 4, 8, 8, 16)})
-    save_model(folder / "teacher", mtd_jax.create_model(mtd_jax.ModelConfig(**config.model.to_dict()), 1))
+    save_model(folder / "teacher", mtd_jax.SyncModel(mtd_jax.ModelConfig(**config.model.to_dict()), seed=1))
     shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 40, "optimizer.learning_rate": 1e-3}
     # The loss that compares all clips of the global batch with each other. Not with the same pair twice in it: one
     # device may compute different bits for the two, and rounding is all that their angle then consists of.

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mtd_jax import scoring
-from mtd_jax.arrays import bind, create_model, model_arrays
+from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.audio import log_mel
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 from tests.golden_models import STUDENT, golden, recipe_model
 
 CONTEXTS = (5, 7, 9, 11, 13, 15)
@@ -15,7 +15,7 @@ CONTEXTS = (5, 7, 9, 11, 13, 15)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return create_model(ModelConfig.tiny(num_layers=1), 0)
+    return SyncModel(ModelConfig.tiny(num_layers=1), seed=0)
 
 
 def make_clip(seed, frames):
