@@ -1,6 +1,8 @@
 """The published distillation as an abstract program: what a compiler needs of it, without an array or a device."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,18 @@ from configs import distill
 from mtd_jax.arrays import abstract_arrays, split_statistics
 from mtd_jax.config import model_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.errors import UserError
 from mtd_jax.model import FRAME_SHAPE, ModelConfig, abstract_model
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.sharding import make_mesh
 from mtd_jax.step import Run, compile_steps, state_of
 
+_COLLECTIVES = (
+    "all-reduce|all-gather|reduce-scatter|ragged-all-to-all|all-to-all|collective-permute|collective-broadcast"
+)
+_COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({_COLLECTIVES})(-start)?\(", re.MULTILINE)
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 LRS2_PRETRAIN_STEPS = 752  # an epoch: 96,318 clips in batches of 128
 
 
@@ -83,5 +90,29 @@ def abstract_batch(rows: int, window_frames: int, step: str) -> dict:
         "audio": shape((rows, 1, window_frames * SAMPLES_PER_FRAME), jnp.int16),
         "labels": shape((rows, 1, 1), jnp.float32),
     }
-    counts = {"skipped": shape((rows,), jnp.int32), "signal": shape((rows,), jnp.int32)}
-    return batch | (counts if step == "train" else {"valid": shape((rows,), jnp.bool_)})
+    extra = {"skipped": shape((rows,), jnp.int32)} if step == "train" else {"valid": shape((rows,), jnp.bool_)}
+    return batch | extra
+
+
+def collectives(hlo: str) -> dict[str, dict]:
+    """{kind: {"count", "bytes" of all results, "largest" result in bytes}}, per device and call of the program."""
+    found: dict[str, dict] = {}
+    for result, kind, start in _COLLECTIVE.findall(hlo):
+        sizes = _sizes(result)
+        if start and kind != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :]  # an asynchronous operation names operands, then results
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
+        entry["count"] += 1
+        entry["bytes"] += sum(sizes)
+        entry["largest"] = max(entry["largest"], *sizes)
+    return found
+
+
+def _sizes(text: str) -> list[int]:
+    """Bytes of every array in an HLO type."""
+    return [
+        (8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0]))
+        * math.prod(int(n) for n in shape.split(",") if n)
+        // 8
+        for dtype, shape in _ARRAY.findall(text)
+    ]

@@ -20,7 +20,7 @@ from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel
-from mtd_jax.scoring import MAX_SHIFT, OUT_OF_CLIP, score_clip, window_offsets
+from mtd_jax.scoring import MAX_SHIFT, OUT_OF_CLIP, Scorer, window_offsets
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Trained models.", required=True)
 flags.register_validator("checkpoints", bool, "at least one")
@@ -36,7 +36,10 @@ def compare(model: SyncModel, source) -> dict:
     Raises:
       UserError: none of the clips can be read.
     """
-    window, models = model.config.window_frames, [computing_in(dtype, model) for dtype in ("float32", "bfloat16")]
+    window, scorers = (
+        model.config.window_frames,
+        [Scorer(computing_in(dtype, model)) for dtype in ("float32", "bfloat16")],
+    )
     contexts = [window + more for more in BEYOND_THE_WINDOW]
     offsets = {name: ([], []) for name in (*contexts, "clip")}
     largest, left_out = 0.0, []
@@ -47,7 +50,7 @@ def compare(model: SyncModel, source) -> dict:
         except UnusableClip as error:
             left_out.append(str(error))
             continue
-        pair = [score_clip(one, frames, waveform, reference_edges=False) for one in models]
+        pair = [scorer(frames, waveform, reference_edges=False) for scorer in scorers]
         largest = max(largest, float(np.abs(pair[0] - pair[1]).max()))
         for scores, index in zip(pair, (0, 1), strict=True):
             for context in contexts:

@@ -3,7 +3,7 @@
     pip install torch && python -m benchmarks.scan [--models=student,teacher] [--repeats=5] [--nocompile]
 
 Milliseconds per frame (= window of 5 frames against the sound at 31 shifts):
-  MTD-JAX               `score_clip` of a whole clip, spectrogram included
+  MTD-JAX               `Scorer` on a whole clip, spectrogram included
   PyTorch, published    the network on each of the 31 pairs, both encoders again for every pair
   PyTorch, once         every window encoded once, the transformers on the 31 pairs; the spectrogram not included
   PyTorch, once, compiled   the same through torch.compile with frozen weights
@@ -14,6 +14,7 @@ many threads as the process has cores. Where other work keeps the cores busy, on
 """
 
 import copy
+import functools
 import time
 
 import numpy as np
@@ -39,7 +40,7 @@ def main():
     from mtd_jax import platform
     from mtd_jax.audio import log_mel
     from mtd_jax.model import ModelConfig, SyncModel
-    from mtd_jax.scoring import score_clip
+    from mtd_jax.scoring import Scorer
 
     if TOGETHER.value > WINDOWS.value - 2 * SHIFT:
         raise UserError(f"--together={TOGETHER.value}: expected at most --windows - {2 * SHIFT}")
@@ -68,7 +69,7 @@ def main():
     rows = []
     for name in MODELS.value:
         model = SyncModel(configs[name], seed=0)
-        ways = {"MTD-JAX": (lambda model=model: score_clip(model, frames, waveform), count)}
+        ways = {"MTD-JAX": (functools.partial(Scorer(model), frames, waveform), count)}
         ways |= torch_ways(model, video_windows, mel_windows)
         results[name] = compare(ways)
         base = results[name]["MTD-JAX"]

@@ -13,10 +13,10 @@ from benchmarks.ahead import published_schedule
 from configs import distill
 from mtd_jax.arrays import model_arrays
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.model import FRAME_SHAPE, ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer
-from mtd_jax.sharding import make_mesh, place, put_batch
 from mtd_jax.step import Run, compile_steps, initial_state, training_mel
 
 GFLOP_PER_SAMPLE = 34.7 + 3 * 8.44  # teacher forward, student forward and twice that backward
@@ -79,7 +79,6 @@ def host_batches(sizes: Sizes) -> list[dict]:
             "audio": rng.integers(-9000, 9000, (count, 1, frames * SAMPLES_PER_FRAME)).astype(np.int16),
             "labels": (np.arange(count) % 2).astype(np.float32).reshape(count, 1, 1),
             "skipped": np.zeros(count, np.int32),
-            "signal": np.zeros(count, np.int32),
         }
         for _ in range(BATCHES)
     ]

@@ -22,9 +22,8 @@ from jax.experimental import topologies  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.ahead import lower, memory_of, published_run  # noqa: E402
+from benchmarks.ahead import collectives, lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
-from benchmarks.hlo import collectives  # noqa: E402
 from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
 from mtd_jax.errors import UserError, one_line  # noqa: E402
 from mtd_jax.model import abstract_model  # noqa: E402

@@ -71,24 +71,25 @@ def traced_events(folder: Path):
 
 def stages(model, frames, waveform) -> dict:
     """{stage: (function to trace, the compiled programs that take its time)} of a clip's scan."""
-    config, weights = model.config, scoring._folded(model)
-    chunks, steps = scoring._chunks(jax.default_backend()), scoring.mel_steps(config.window_frames)
-    tokens = scoring.encode_clip(model, frames, waveform, WINDOWS.value)
+    scorer = scoring.Scorer(model)
+    config, chunks, weights = scorer.config, scorer.chunks, scorer.weights
+    steps = scoring.mel_steps(config.window_frames)
+    tokens = scorer.encode(frames, waveform, WINDOWS.value)
     part = frames[: chunks.encoded + config.window_frames - 1]
     samples = np.zeros(chunks.samples(config.window_frames), waveform.dtype)
     video = jax.ShapeDtypeStruct((chunks.compared, config.window_frames, config.width), np.float32)
     audio = jax.ShapeDtypeStruct((chunks.compared + 2 * scoring.MAX_SHIFT, steps, config.width), np.float32)
-    scoring.score_clip(model, frames, waveform)
+    scorer(frames, waveform)
     return {
         "encode": (
-            lambda: scoring.encode_clip(model, frames, waveform, WINDOWS.value),
+            lambda: scorer.encode(frames, waveform, WINDOWS.value),
             [
                 scoring._encode_frames.lower(config, chunks, weights, part).compile(),
-                scoring._encode_sound.lower(config, chunks, weights, samples).compile(),
+                scoring._encode_audio.lower(config, chunks, weights, samples).compile(),
             ],
         ),
         "compare": (
-            lambda: scoring._score_pairs(model, tokens, scoring.MAX_SHIFT),
+            lambda: scorer.compare(tokens, scoring.MAX_SHIFT),
             [scoring._score_chunk.lower(config, weights, video, audio).compile()],
         ),
     }

@@ -13,13 +13,13 @@ Variants:  "student" is MTDVocaLiST by the MTD loss (its distillation on Acappel
            "tiny" shrinks the teacher to a laptop's size.
 """
 
-from mtd_jax.config import default_config, variant_error
+from mtd_jax.config import Config, default_config, variant_error
 from mtd_jax.model import ModelConfig
 
 WINDOW_FRAMES = 25
 
 
-def get_config(variant=""):
+def get_config(variant: str = "") -> Config:
     if variant not in ("", "student", "tiny"):
         raise variant_error(__file__, variant, ("student", "tiny"))
     if variant == "student":

@@ -5,14 +5,14 @@ Command:  python main.py                                                     (ev
               --config.data.root=CORPUS --workdir=DIR                        (one of them)
 """
 
-from mtd_jax.config import default_config, variant_error
+from mtd_jax.config import Config, default_config, variant_error
 from mtd_jax.model import ModelConfig
 
 VARIANTS = ("teacher", "student_plain", "student_mtd")
 NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
 
 
-def get_config(variant="teacher"):
+def get_config(variant: str = "teacher") -> Config:
     if variant not in VARIANTS:
         raise variant_error(__file__, variant, VARIANTS)
     model = ModelConfig.tiny(**NO_DROPOUT, **({"widths": (8, 16, 24, 32, 64)} if variant == "teacher" else {}))

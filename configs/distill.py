@@ -10,11 +10,11 @@ Expected:  K5 91.46 %, K15 99.68 % on LRS2 as published (not run by this project
 Variants:  "tiny" shrinks the student to a laptop's size; it needs a teacher with as many layers and heads.
 """
 
-from mtd_jax.config import default_config, variant_error
+from mtd_jax.config import Config, default_config, variant_error
 from mtd_jax.model import ModelConfig
 
 
-def get_config(variant=""):
+def get_config(variant: str = "") -> Config:
     if variant not in ("", "tiny"):
         raise variant_error(__file__, variant, ("tiny",))
     config = default_config(ModelConfig.tiny() if variant else ModelConfig.mtd_vocalist())

@@ -6,11 +6,11 @@ Expected:  K5 92.44 %, K15 99.76 % on LRS2 as published for the reproduced teach
 Variants:  "tiny" shrinks it to a laptop's size, for trying things out.
 """
 
-from mtd_jax.config import default_config, variant_error
+from mtd_jax.config import Config, default_config, variant_error
 from mtd_jax.model import ModelConfig
 
 
-def get_config(variant=""):
+def get_config(variant: str = "") -> Config:
     if variant == "tiny":
         config = default_config(ModelConfig.tiny())
         config.batch_size = config.val_batch_size = 8

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from converters import command
-from converters.key_table import to_torch
-from converters.torch_file import write_checkpoint
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import load_description, load_loss_weights, load_model
 from mtd_jax.errors import UserError
 from mtd_jax.model import ModelConfig
+
+from . import command
+from .key_table import to_torch
+from .torch_file import write_checkpoint
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string("checkpoint", None, "the checkpoint directory", _FLAGS, required=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from converters import command
-from converters.key_table import to_flax, torch_shapes
-from converters.torch_file import read_checkpoint
 from mtd_jax.checkpoint import model_from_arrays, save_model
 from mtd_jax.errors import UserError
 from mtd_jax.model import PIXELS, ModelConfig, count_parameters
+
+from . import command
+from .key_table import to_flax, torch_shapes
+from .torch_file import read_checkpoint
 
 MODELS = {"vocalist": ModelConfig.vocalist, "mtd_vocalist": ModelConfig.mtd_vocalist}
 _PIXELS_ADVICE = {
@@ -67,7 +68,7 @@ def convert(checkpoint, model: str, output, pixels: str | None = None, verify=Fa
                 source=f"converted from {Path(checkpoint).name}",
             )
             if verify:
-                from converters.verify import verify_conversion  # a PyTorch model only where one is asked for
+                from .verify import verify_conversion  # a PyTorch model only where one is asked for
 
                 verify_conversion(config, released.state_dict, unverified)
             os.rename(unverified, output)

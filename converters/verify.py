@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
-from converters.torch_model import TorchSyncModel
 from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
 from mtd_jax.model import ENCODERS, ModelConfig
+
+from .torch_model import TorchSyncModel
 
 TOLERANCE = 1e-4  # of a stage's largest magnitude
 BATCH = 2  # a bright, loud window and a dark, quiet one

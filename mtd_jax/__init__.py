@@ -12,6 +12,7 @@ _HOME = {
     "SyncModel": "mtd_jax.model",
     "Features": "mtd_jax.model",
     "log_mel": "mtd_jax.audio",
+    "Scorer": "mtd_jax.scoring",
     "score_clip": "mtd_jax.scoring",
     "context_accuracy": "mtd_jax.scoring",
     "detect_offset": "mtd_jax.infer",

@@ -5,20 +5,24 @@
 """
 
 import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from mtd_jax.data.source import FORMATS
+from mtd_jax.distributed.sharding import mesh_shape
 from mtd_jax.errors import UserError
 from mtd_jax.model import ENCODERS, ModelConfig
-from mtd_jax.sharding import mesh_shape
 
+Config: TypeAlias = Any  # a ConfigDict, whose fields have no types
 LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")
 SCHEDULES = ("constant", "stepwise", "cosine")
 
 
-def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
-    """The published recipe (SPEC 4) around `model`, as plain training without a teacher."""
+def default_config(model: ModelConfig) -> Config:
+    """The published recipe (docs/method.md, section 4) around `model`, as plain training without a teacher."""
     return ml_collections.ConfigDict(
         {
             "seed": 0,
@@ -76,12 +80,12 @@ def default_config(model: ModelConfig) -> ml_collections.ConfigDict:
     )
 
 
-def model_config(config) -> ModelConfig:
+def model_config(config: Config) -> ModelConfig:
     """The frozen model config of a training config."""
     return ModelConfig(**config.model.to_dict())
 
 
-def validate(config, num_devices: int, num_processes: int = 1):
+def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
     """Raises `UserError` on any field that cannot work, before anything is read or compiled.
 
     Args: num_devices: of all num_processes processes together.
@@ -140,7 +144,7 @@ def validate(config, num_devices: int, num_processes: int = 1):
     _check_mesh(config, num_devices, num_processes)
 
 
-def _check_mesh(config, num_devices: int, num_processes: int):
+def _check_mesh(config: Config, num_devices: int, num_processes: int) -> None:
     fsdp, there = config.mesh.fsdp, f"the {num_devices} devices here"
     if config.mesh.data == -1:
         _check(fsdp >= 1 and num_devices % fsdp == 0, "mesh.fsdp", f"a divisor of {there}", fsdp)
@@ -158,9 +162,19 @@ def _check_mesh(config, num_devices: int, num_processes: int):
         _check(config[name] % (data * fsdp) == 0, name, expected, config[name])
 
 
-def _check(condition, field, expected, got):
+def _check(condition: bool, field: str, expected: str, got: Any) -> None:
     if not condition:
         raise UserError(f"config.{field}: expected {expected}, got {got}")
+
+
+def load_config(name: str, variant: str) -> Config:
+    """`get_config(variant)` of `configs/NAME.py`, which ships with the package.
+
+    The folder is next to the package in a checkout, and inside it once installed.
+    """
+    package = Path(__file__).parent
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return runpy.run_path(str(folder / f"{name}.py"))["get_config"](variant)
 
 
 def variant_error(file: str, variant: str, variants: tuple[str, ...]) -> UserError:

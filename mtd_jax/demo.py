@@ -9,9 +9,9 @@ import time
 import numpy as np
 from etils import epath
 
-from configs.demo import VARIANTS, get_config
 from mtd_jax.accuracy_table import print_table
 from mtd_jax.checkpoint import load_model
+from mtd_jax.config import load_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.lrs2 import Lrs2Source
@@ -40,8 +40,8 @@ def demo(workdir, seed: int = 0) -> dict:
     test_clips = Lrs2Source(corpus, "test", min_frames=6)
 
     models, summary, results = {}, {}, {}
-    for number, variant in enumerate(VARIANTS, start=2):
-        config = get_config(variant)
+    for number, variant in enumerate(LABELS, start=2):
+        config = load_config("demo", variant)
         config.seed = seed
         config.data.root = str(corpus)
         config.teacher = str(workdir / "teacher") if config.loss.name == "mtd" else ""
@@ -93,7 +93,7 @@ def say(number: int, line: str):
 
 def tell(summary: dict, workdir):
     """Prints the table and the verdicts."""
-    rows = {LABELS[v]: (summary[v]["params"] / 1e6, summary[v]["accuracy"]) for v in VARIANTS}
+    rows = {LABELS[v]: (summary[v]["params"] / 1e6, summary[v]["accuracy"]) for v in LABELS}
     print_table(rows, published=False)
     plain, mtd = (summary[v]["accuracy"] for v in ("student_plain", "student_mtd"))
     gains = {k: 100 * (mtd[k] - plain[k]) for k in ("5", "15")}

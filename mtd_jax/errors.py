@@ -1,10 +1,13 @@
 """User errors and interruptions, and the one place that turns an exception into a line and an exit code."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from absl import flags
+
+PREEMPTED = 75  # exit code EX_TEMPFAIL of sysexits.h: rerun the same command
 
 
 class UserError(ValueError):
@@ -58,6 +61,20 @@ def exit_code(work: Callable[[], int | None]) -> int:
         return 130
 
 
+def exit_at_once_on_sigterm() -> None:
+    """Lets SIGTERM end a command that has nothing to save with exit code 75.
+
+    A training saves its current step instead, see `distributed.preemption`. In several processes
+    `distributed.launch.start` installs JAX's handler; call this again after it where there is nothing to save.
+    """
+
+    def end(*_: object) -> None:
+        os.write(2, b"SIGTERM: stopped; rerun the same command\n")
+        os._exit(PREEMPTED)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def parse_flags(flag_values: flags.FlagValues, argv: list[str]) -> None:
     """Parses a command line of flags only.
 
@@ -67,6 +84,11 @@ def parse_flags(flag_values: flags.FlagValues, argv: list[str]) -> None:
     try:
         rest = flag_values(argv)[1:]
     except flags.Error as error:
+        origin: BaseException = error
+        while origin.__context__ is not None:
+            origin = origin.__context__
+        if isinstance(origin, UserError):  # raised by a config file, and wrapped on its way here
+            raise origin from None
         raise UserError(f"{one_line(error)} (--help lists the flags)") from error
     if rest:
         raise UserError(f"expected only flags such as --name=value, got {' '.join(rest)} (--help lists the flags)")

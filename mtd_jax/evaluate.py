@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.progress import track
 
 from mtd_jax.accuracy_table import print_table
-from mtd_jax.arrays import bind, computing_in, model_arrays
+from mtd_jax.arrays import computing_in, model_arrays
 from mtd_jax.checkpoint import checksum_of_all, find_checkpoint, load_description, load_model
 from mtd_jax.data.source import open_source
 from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.distributed.launch import check_same_everywhere, exchange
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel, count_parameters
-from mtd_jax.processes import check_same_everywhere, exchange
 from mtd_jax.protocol import Protocol, lrs2, protocol_named
 from mtd_jax.resume import clips_checksum
-from mtd_jax.scoring import score_clip
+from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable, write_text
 
 COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
@@ -45,7 +45,7 @@ def evaluate(
     Args:
       source: clips in sync, from `open_source`; what it left out itself is in its `skipped`.
       protocol: contexts and tolerances; None: those of LRS2.
-      reference_edges: the published protocol's quirk in short clips, see `scoring.score_clip`.
+      reference_edges: the published protocol's quirk in short clips, see `scoring.Scorer`.
 
     Returns:
       {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
@@ -75,10 +75,10 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
     count = jax.process_count()
     own = range(jax.process_index(), len(source), count)
     devices = jax.local_devices()
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Scorer] = queue.SimpleQueue()
     ended = threading.Event()
     for device in devices:
-        waiting.put((device, bind(model.config, model_arrays(model))))  # a model each, for `score_clip` to place
+        waiting.put(Scorer(model, device))
 
     def score(index):
         clip = source[index]
@@ -88,14 +88,13 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
             waveform = clip.waveform[: len(clip.waveform)]
         except UnusableClip as error:
             return error.reason
-        device, replica = waiting.get()
+        scorer = waiting.get()
         try:
             if ended.is_set():
-                return "the evaluation was broken off"
-            with jax.default_device(device):
-                scores = score_clip(replica, frames, waveform, reference_edges=reference_edges)
+                return "the evaluation was interrupted"
+            scores = scorer(frames, waveform, reference_edges=reference_edges)
         finally:
-            waiting.put((device, replica))
+            waiting.put(scorer)
         return {"name": clip.name, "windows": len(scores), **protocol.measure(scores)}
 
     quiet = not progress or jax.process_index() > 0 or not Console().is_terminal

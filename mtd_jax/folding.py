@@ -9,12 +9,14 @@ import numpy as np
 from mtd_jax.layers import EPSILON, CrossModalEncoder, Linear, Prenet
 from mtd_jax.model import SyncModel
 
+Weights = np.ndarray | jax.Array  # folded on the host; `Scorer` puts them on its device
+
 
 class Affine(NamedTuple):
     """A dense layer or a convolution: kernel (…, in, out) and bias (out,)."""
 
-    kernel: jax.Array
-    bias: jax.Array
+    kernel: Weights
+    bias: Weights
 
 
 class VideoConv(NamedTuple):
@@ -23,8 +25,8 @@ class VideoConv(NamedTuple):
     Arrays of their own, since every call would copy the slices of one.
     """
 
-    taps: tuple[jax.Array, ...]
-    bias: jax.Array
+    taps: tuple[Weights, ...]
+    bias: Weights
 
 
 class FoldedLayer(NamedTuple):
@@ -43,7 +45,7 @@ class FoldedEncoder(NamedTuple):
 
 
 class FoldedModel(NamedTuple):
-    """Everything that `inference` needs of a `SyncModel`: a tree of arrays in its compute_dtype."""
+    """Everything that `inference` needs of a `SyncModel`: a tree of NumPy or JAX arrays in its compute_dtype."""
 
     video: list[VideoConv]
     audio: list[Affine]
@@ -60,7 +62,10 @@ def fold(model: SyncModel) -> FoldedModel:
     Exact up to rounding: the results differ from the model's own by about 1e-6 of their size in float32.
     """
     folded = FoldedModel(
-        video=[VideoConv(tuple(np.moveaxis(kernel, 2, 0)), bias) for kernel, bias in _prenet(model.video_prenet)],
+        video=[
+            VideoConv(tuple(np.moveaxis(np.asarray(kernel), 2, 0)), bias)
+            for kernel, bias in _prenet(model.video_prenet)
+        ],
         audio=_prenet(model.audio_prenet),
         av=_encoder(model.av_encoder),
         va=_encoder(model.va_encoder),
@@ -69,7 +74,7 @@ def fold(model: SyncModel) -> FoldedModel:
         classifier=_dense(model.classifier),
     )
     dtype = jnp.dtype(model.config.compute_dtype)
-    return jax.tree.map(lambda array: jnp.asarray(np.asarray(array, dtype)), folded)
+    return jax.tree.map(lambda array: np.asarray(array, dtype), folded)
 
 
 def _prenet(prenet: Prenet) -> list[Affine]:

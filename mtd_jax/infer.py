@@ -14,7 +14,7 @@ from mtd_jax.media.faces import FaceDetector
 from mtd_jax.media.find import FindSettings, FoundFaces, face_source
 from mtd_jax.model import SyncModel
 from mtd_jax.result import Result, Track
-from mtd_jax.scoring import MAX_SHIFT, score_clip
+from mtd_jax.scoring import MAX_SHIFT, Scorer
 from mtd_jax.verdict import judge, material_warnings
 
 Progress = Callable[[str, float, float | None], None]  # what is being done, how much of how much (if known)
@@ -23,7 +23,7 @@ _CHUNK = 500  # windows scored at a time: an hour of video fits into memory. A m
 
 
 def detect_offset(
-    model: SyncModel,
+    model: SyncModel | Scorer,
     path: str | os.PathLike,
     *,
     faces: str | FaceDetector | list[FaceBox] = "mtcnn",
@@ -34,6 +34,7 @@ def detect_offset(
     """Measures by how much picture and sound of a video are apart, for every face in it.
 
     Args:
+      model: for several videos pass a `Scorer`, which prepares the weights once.
       path: of any video file that FFmpeg reads.
       faces: a name as in `face_source` ("mtcnn", "whole", an .onnx or .json file), or what that returns.
       max_shift: offsets from −max_shift to max_shift frames of 40 ms are compared, 2 to 125.
@@ -44,6 +45,8 @@ def detect_offset(
       UserError: no usable video, sound or face.
     """
     check_max_shift(max_shift)
+    scorer = model if isinstance(model, Scorer) else Scorer(model)
+    window = scorer.config.window_frames
     source = face_source(faces) if isinstance(faces, str) else faces
     video = open_video(path)
     looking = None if progress is None else lambda done, total: progress("looking for faces", done, total)
@@ -61,15 +64,13 @@ def detect_offset(
                 progress("scoring", before + windows, total)
 
         place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
-        if clip.clip.num_frames <= model.config.window_frames:
+        if clip.clip.num_frames <= window:
             warnings.append(f"{place} was left out: {clip.clip.num_frames} frames with sound are too few")
         else:
-            tracks.append(_track(model, clip, max_shift, scored))
+            tracks.append(_track(scorer, clip, max_shift, scored))
         done += clip.clip.num_frames
     if not tracks:
-        raise UserError(
-            f"{path}: too short to measure: {warnings[-1]}, expected at least {model.config.window_frames + 1}"
-        )
+        raise UserError(f"{path}: too short to measure: {warnings[-1]}, expected at least {window + 1}")
     for number, track in enumerate(tracks):
         warnings += [f"track {number}: {line}" for line in track.warnings]
     speaker = max(range(len(tracks)), key=lambda number: tracks[number].verdict.z)
@@ -82,8 +83,10 @@ def check_max_shift(max_shift: int) -> None:
         raise UserError(f"expected max_shift from {_LEAST_SHIFT} to {_LARGEST_SHIFT} frames, got {max_shift}")
 
 
-def score_track(model: SyncModel, clip: Clip, max_shift: int, progress: Callable[[int], None] | None = None):
-    """`score_clip` of a clip of any length, a stretch of it in memory at a time.
+def score_track(
+    scorer: Scorer, clip: Clip, max_shift: int, progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """Scores a clip of any length, a stretch of it in memory at a time.
 
     Stretches start on multiples of 5 frames, which are whole mel columns, and overlap by max_shift and more, so
     that the scores are those of the whole clip.
@@ -91,7 +94,7 @@ def score_track(model: SyncModel, clip: Clip, max_shift: int, progress: Callable
     Returns:
       float32 (N, 2·max_shift + 1).
     """
-    window = model.config.window_frames
+    window = scorer.config.window_frames
     usable = clip.num_frames
     count = usable - window
     margin = 5 * (max_shift // 5 + 2)
@@ -101,16 +104,16 @@ def score_track(model: SyncModel, clip: Clip, max_shift: int, progress: Callable
         first, last = max(start - margin, 0), min(end + margin + window, usable)
         sound_end = len(clip.waveform) if last == usable else (last + 2) * SAMPLES_PER_FRAME
         sound = clip.waveform[first * SAMPLES_PER_FRAME : sound_end]
-        part = score_clip(model, clip.frames[first:last], sound, max_shift=max_shift, reference_edges=False)
+        part = scorer(clip.frames[first:last], sound, max_shift=max_shift, reference_edges=False)
         rows.append(part[start - first : end - first])
         if progress is not None:
             progress(end)
     return np.concatenate(rows)
 
 
-def _track(model: SyncModel, clip: FaceClip, max_shift: int, progress: Callable[[int], None]) -> Track:
-    scores = score_track(model, clip.clip, max_shift, progress)
-    verdict = judge(scores, clip.start_seconds, model.config.window_frames)
+def _track(scorer: Scorer, clip: FaceClip, max_shift: int, progress: Callable[[int], None]) -> Track:
+    scores = score_track(scorer, clip.clip, max_shift, progress)
+    verdict = judge(scores, clip.start_seconds, scorer.config.window_frames)
     verdict.warnings.extend(material_warnings(_motion(clip.clip), _loudness(clip.clip)))
     return Track(clip.start_seconds, clip.end_seconds, clip.track.box, verdict, scores, clip.thumbnail)
 

@@ -1,8 +1,8 @@
 """The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
 
-Every block computes in `compute_dtype` ("float32" or "bfloat16"); parameters, normalisation statistics and
-everything that reaches a loss stay float32. Convolutions and dot products in float32 ask for full precision, since
-an accelerator's default would silently be less.
+Every block computes in `compute_dtype`; parameters are float32, normalisation statistics and everything that
+reaches a loss at least that (`at_least_float32`). Convolutions and dot products ask for full precision unless in
+bfloat16, since an accelerator's default would silently be less.
 
 Each module draws its own kernels, one after the other from the generator that it is given, by NumPy: the same on
 every backend, and nothing to compile (JAX would compile a program for each of some sixty shapes).
@@ -29,20 +29,24 @@ Draws = np.random.Generator | None
 def he_normal(rng: Draws, shape: tuple[int, ...]) -> jax.Array:
     """(…, in, out) from N(0, 2 / fan_in), for layers followed by ReLU (He et al. 2015)."""
     if rng is None:
-        return jnp.zeros(shape)
+        return jnp.zeros(shape, jnp.float32)
     return jnp.asarray(rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1]))))
 
 
 def xavier_uniform(rng: Draws, shape: tuple[int, int]) -> jax.Array:
     """(in, out) from U(−a, a), a² = 6 / (in + out) (Glorot & Bengio 2010)."""
     if rng is None:
-        return jnp.zeros(shape)
+        return jnp.zeros(shape, jnp.float32)
     limit = math.sqrt(6 / sum(shape))
     return jnp.asarray(rng.uniform(-limit, limit, shape).astype(np.float32))
 
 
 def precision_of(compute_dtype: str):
-    return lax.Precision.HIGHEST if compute_dtype == "float32" else None
+    return None if compute_dtype == "bfloat16" else lax.Precision.HIGHEST
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class BatchNorm(nnx.Module):
@@ -52,21 +56,21 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, width: int):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.mean = nnx.BatchStat(jnp.zeros(width))
-        self.var = nnx.BatchStat(jnp.ones(width))
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
 
     def __call__(self, x, train: bool):
         mean, var = self.mean[...], self.var[...]
         if train:
-            x32 = x.astype(jnp.float32)
+            wide = at_least_float32(x)
             axes = tuple(range(x.ndim - 1))
-            mean, var = jnp.mean(x32, axes), jnp.var(x32, axes)
+            mean, var = jnp.mean(wide, axes), jnp.var(wide, axes)
             count = x.size // x.shape[-1]
             unbiased = lax.stop_gradient(var) * (count / max(count - 1, 1))
-            self.mean[...] += _BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
-            self.var[...] += _BATCH_NORM_MOMENTUM * (unbiased - self.var[...])
+            for running, new in ((self.mean, lax.stop_gradient(mean)), (self.var, unbiased)):
+                running[...] += (_BATCH_NORM_MOMENTUM * (new - running[...])).astype(running[...].dtype)
         factor = self.scale[...] * lax.rsqrt(var + EPSILON)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
 
@@ -76,7 +80,7 @@ class Conv(nnx.Module):
 
     def __init__(self, shape: tuple[int, ...], rng: Draws):
         self.kernel = nnx.Param(he_normal(rng, shape))
-        self.bias = nnx.Param(jnp.zeros(shape[-1]))
+        self.bias = nnx.Param(jnp.zeros(shape[-1], jnp.float32))
 
 
 class ConvBlock(nnx.Module):
@@ -170,7 +174,7 @@ class Linear(nnx.Module):
 
     def __init__(self, width_in: int, width_out: int, compute_dtype: str, rng: Draws):
         self.kernel = nnx.Param(xavier_uniform(rng, (width_in, width_out)))
-        self.bias = nnx.Param(jnp.zeros(width_out))
+        self.bias = nnx.Param(jnp.zeros(width_out, jnp.float32))
         self.compute_dtype = compute_dtype
 
     def __call__(self, x, columns=slice(None)):
@@ -229,7 +233,8 @@ class CrossAttention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.num_heads, -1)
 
     def _relation(self, a, b):
-        return jnp.einsum("bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=jnp.float32)
+        dtype = jnp.promote_types(a.dtype, jnp.float32)
+        return jnp.einsum("bqhd,bkhd->bhqk", a, b, precision=self.precision, preferred_element_type=dtype)
 
 
 class EncoderLayer(nnx.Module):

@@ -18,6 +18,7 @@ from mtd_jax.media.find import face_source
 from mtd_jax.media.remux import check_output, shift_audio
 from mtd_jax.media.sources import videos_in
 from mtd_jax.result import Result, one_line_json
+from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
 
 
@@ -62,7 +63,8 @@ def measure(
         paths = videos_in(video)
     else:
         read_head(video)
-    find = functools.partial(detect_offset, load_model(checkpoint), faces=face_source(faces), max_shift=max_shift)
+    scorer = Scorer(load_model(checkpoint))
+    find = functools.partial(detect_offset, scorer, faces=face_source(faces), max_shift=max_shift)
     if video.is_dir():
         return _folder(video, paths, find, as_json, filter_max_offset)
     with _progress_bar() as tell:

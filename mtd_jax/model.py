@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from mtd_jax.errors import UserError
-from mtd_jax.layers import CrossModalEncoder, Linear, audio_prenet, video_prenet
+from mtd_jax.layers import CrossModalEncoder, Linear, at_least_float32, audio_prenet, video_prenet
 
 FRAME_SHAPE = (48, 96, 3)
 NUM_MEL = 80
@@ -34,7 +34,8 @@ class ModelConfig:
       last_stride: (height, width) stride of the last down-sampling one, video block 14.
       embedding_dropout, relu_dropout, residual_dropout, attention_dropout: rates in [0, 1).
       zero_tokens_lose_position: quirk of the released code: a token whose channel 0 is 0 gets no position.
-      compute_dtype: "float32" or "bfloat16"; parameters and statistics are float32 in both.
+      compute_dtype: "float32", "bfloat16", or with `jax_enable_x64` also "float64", for exact comparisons;
+        parameters and statistics are float32 in all of them.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -65,8 +66,9 @@ class ModelConfig:
             )
         if self.pixels not in PIXELS:
             raise UserError(f"model.pixels: expected one of {', '.join(PIXELS)}, got {self.pixels!r}")
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise UserError(f"model.compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}")
+        dtypes = ("float32", "bfloat16", *(["float64"] if jax.config.jax_enable_x64 else []))
+        if self.compute_dtype not in dtypes:
+            raise UserError(f"model.compute_dtype: expected {' or '.join(dtypes)}, got {self.compute_dtype!r}")
         if self.window_frames < 1 or self.num_layers < 1:
             raise UserError(
                 "model: window_frames and num_layers must be at least 1, "
@@ -222,14 +224,14 @@ class SyncModel(nnx.Module):
         # By index: the gradient of `max` compares recomputed values, and where rounding differs it is 0/0.
         largest = jnp.argmax(fusion_tokens, axis=1, keepdims=True)
         summary = jnp.take_along_axis(fusion_tokens, largest, axis=1)[:, 0]
-        logits = self.classifier(jnp.tanh(self.head(summary)))[:, 0].astype(jnp.float32)
+        logits = self.classifier(jnp.tanh(self.head(summary)))[:, 0]
         relations = {"fusion": fusion, "av": av, "va": va}
         features = Features(
-            *(t.astype(jnp.float32) for t in (video_tokens, audio_tokens, av_tokens, va_tokens, fusion_tokens)),
+            *(at_least_float32(t) for t in (video_tokens, audio_tokens, av_tokens, va_tokens, fusion_tokens)),
             attention_logits={name: r[0] for name, r in relations.items()},
             value_logits={name: r[1] for name, r in relations.items()},
         )
-        return logits, features
+        return at_least_float32(logits), features
 
 
 @functools.partial(jax.jit, static_argnums=0)

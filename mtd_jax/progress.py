@@ -15,7 +15,6 @@ class Progress:
         self._config, self._writer, self._report, self._manager = config, writer, report, manager
         self._factor, self._total_steps = factor, total_steps
         self._first, self._pending = first, None
-        self.signal = 0  # the number of a signal that any process has received, known to all after the same step
         self._logged, self._logged_at, self._skipped = first, time.monotonic(), 0
 
     def after_dispatch(self, step, metrics):
@@ -28,7 +27,6 @@ class Progress:
             return
         (step, metrics), self._pending = self._pending, None
         self._skipped += int(metrics.pop("skipped_clips"))
-        self.signal = max(self.signal, int(metrics.pop("signal")))
         total, norm = float(metrics["total"]), float(metrics["gradient_norm"])
         self._stop_unless_finite((total, norm), f"loss {total}, gradient norm {norm} at step {step}")
         now = time.monotonic()

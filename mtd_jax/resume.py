@@ -22,8 +22,8 @@ from mtd_jax.checkpoint import (
     save_args,
     writing,
 )
+from mtd_jax.distributed.sharding import place
 from mtd_jax.errors import UserError
-from mtd_jax.sharding import place
 from mtd_jax.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), the paths of the same teacher and the

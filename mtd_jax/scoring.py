@@ -1,4 +1,4 @@
-"""Scores of a clip: every window of frames against the sound at every shift, and what follows from them.
+"""Scores of a clip: every window of frames against the audio at every shift, and what follows from them.
 
 Each window is encoded once; only the transformers run on the pairs (`inference` has the network). All device work
 is in jitted chunks of fixed size, so clips of any length compile nothing new. Evaluation and inference share this
@@ -6,75 +6,30 @@ module.
 """
 
 import functools
-import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 
 from mtd_jax.audio import HOP, N_FFT, NUM_MEL, log_mel_of_padded
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.folding import FoldedModel, fold
+from mtd_jax.folding import fold
 from mtd_jax.inference import compare_shifts, encode_audio, encode_video
 from mtd_jax.model import FRAME_SHAPE, SyncModel
 from mtd_jax.parallel import usable_cores
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
-_LOUDEST = 16.0  # of full scale: no sound is louder, while int16 values taken for float are
+_LARGEST_SAMPLE = 16.0  # in units of full scale; catches int16 samples passed as float
 
 
 def mel_steps(window_frames: int) -> int:
     """S = 3.2·T, rounded down: the mel columns of a window."""
     return window_frames * SAMPLES_PER_FRAME // HOP
-
-
-def score_clip(model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True):
-    """Scores window i of the frames against audio windows i − max_shift … i + max_shift (SPEC 5).
-
-    Args:
-      frames: uint8 (N + T, 48, 96, 3) RGB at 25 fps, T = model.config.window_frames.
-      waveform: (samples,) at 16 kHz, int16 or float in [−1, 1). If it covers fewer frames, N shrinks.
-      max_shift: in frames.
-      reference_edges: quirk of the published protocol, which its numbers contain: rows i < max_shift are masked on
-        the left only, so in clips of fewer than 2·max_shift windows their entries beyond the clip's end hold the
-        score of an all-zero mel. With False every entry outside the clip is −1000.
-
-    Returns:
-      float32 (N, 2·max_shift + 1) logits. Column c is audio shifted by c − max_shift frames.
-
-    Raises:
-      ValueError: if the clip is shorter than T + 1 frames, or an argument is of another shape, dtype or range.
-    """
-    window = model.config.window_frames
-    frames, waveform = np.asarray(frames), np.asarray(waveform)
-    if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
-        raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
-    if not isinstance(max_shift, int | np.integer) or max_shift < 0:
-        raise ValueError(f"max_shift: expected a whole number, 0 or more, got {max_shift}")
-    if waveform.ndim != 1 or waveform.dtype not in (np.int16, np.float16, np.float32, np.float64):
-        got = f"{waveform.dtype} {waveform.shape}"
-        raise ValueError(f"waveform: expected int16 or float (samples,), mono at 16 kHz, got {got}")
-    if waveform.dtype != np.int16 and not (loudest := np.abs(waveform).max(initial=0)) < _LOUDEST:
-        raise ValueError(
-            f"waveform: expected finite float in [−1, 1), got ±{loudest}; divide int16 values by 32768"
-        )
-    usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)
-    count = usable - window
-    if count < 1:
-        raise ValueError(f"clip: expected at least {window + 1} frames with sound, got {usable}")
-    tokens = encode_clip(model, frames, waveform, count)
-    scores = _score_pairs(model, tokens, max_shift)
-    shift = np.arange(-max_shift, max_shift + 1)
-    audio_window = np.arange(count)[:, None] + shift
-    outside = (audio_window < 0) | (audio_window >= count)
-    if reference_edges:
-        outside[:max_shift] = audio_window[:max_shift] < 0
-    return np.where(outside, np.float32(OUT_OF_CLIP), scores)
 
 
 class ClipTokens(NamedTuple):
@@ -85,78 +40,147 @@ class ClipTokens(NamedTuple):
     zero: np.ndarray
 
 
-def encode_clip(model: SyncModel, frames, waveform, count: int) -> ClipTokens:
-    """Encodes the first `count` windows of frames and of sound, each once."""
-    config, weights, chunks = model.config, _folded(model), _chunks(jax.default_backend())
-    window = config.window_frames
-    # Calls cover whole chunks; what lies beyond the clip is computed and dropped.
-    starts = range(0, count, chunks.encoded)
-    length = chunks.samples(window)
-    padded = np.pad(waveform, N_FFT // 2, mode="reflect")
-    padded = np.pad(padded, (0, max(0, mel_steps(starts[-1]) * HOP + length - len(padded))))
-    frames = np.concatenate([frames[: count + window], np.zeros((chunks.encoded, *FRAME_SHAPE), np.uint8)])
-
-    def encode(start):
-        first = mel_steps(start) * HOP
-        samples = padded[first : first + length]
-        part = frames[start : start + chunks.encoded + window - 1]
-        return _encode_frames(config, chunks, weights, part), _encode_sound(config, chunks, weights, samples)
-
-    video, audio = zip(*_each(encode, starts), strict=True)
-    zero = np.asarray(_encode_zero_mel(config, weights))
-    return ClipTokens(*(np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio)), zero)
-
-
-class _Chunks(NamedTuple):
+class Chunks(NamedTuple):
     """Windows per call. Any clip is a number of such calls, so that none compiles anything new."""
 
-    encoded: int  # per call; a multiple of 5, so that a chunk of sound starts on a whole mel column
+    encoded: int  # per call; a multiple of 5, so that a chunk of audio starts on a whole mel column
     together: int  # of a call's windows, those that pass the video layers at once
     compared: int  # with all their shifts, per call
 
     def samples(self, window_frames: int) -> int:
-        """Padded samples of the encoded windows of sound."""
+        """Padded samples of the encoded windows of audio."""
         columns = mel_steps(self.encoded) + mel_steps(window_frames)
         return (columns - 1) * HOP + N_FFT
 
+    @classmethod
+    def best_for(cls, platform: str) -> "Chunks":
+        # On CPU the activations of two windows stay in the cache. The loop over them is inside one program because
+        # a program's memory comes page by page from the system at every call: up to a tenth of the student's time.
+        return cls(10, 2, 5) if platform == "cpu" else cls(40, 40, 40)
 
-def _chunks(backend: str) -> _Chunks:
-    # On CPU the activations of two windows stay in the cache. The loop over them is inside one program because a
-    # program's memory comes page by page from the system at every call: up to a tenth of the student's time.
-    return _Chunks(10, 2, 5) if backend == "cpu" else _Chunks(40, 40, 40)
 
+class Scorer:
+    """Scores clips with one model on one device. The weights are folded and placed once, when it is made.
 
-def _each(call, starts):
-    """[call(start) for start in starts]; on CPU several at a time.
+    A later change of the model does not reach it.
 
-    One alone leaves cores idle between its parallel parts: two of them at a time take two thirds of the time.
+    Attributes:
+      config: the model's.
+      device: where it computes.
+      weights: the folded model, on the device.
+      chunks: how a clip is cut up.
     """
-    if jax.default_backend() != "cpu":
-        return [call(start) for start in starts]
-    device = jax.config.jax_default_device  # of this thread, so not of the others by itself
 
-    def computed(start):
-        with jax.default_device(device):
-            return jax.block_until_ready(call(start))
+    def __init__(self, model: SyncModel, device: jax.Device | None = None, chunks: Chunks | None = None):
+        """Args: device: None = JAX's default; chunks: None = the best known for the device."""
+        self.config = model.config
+        self.device = device or next(iter(jnp.zeros(()).devices()))
+        self.chunks = chunks or Chunks.best_for(self.device.platform)
+        self.weights = jax.device_put(fold(model), self.device)
 
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        return list(threads.map(computed, starts))
+    def __call__(
+        self, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
+    ) -> np.ndarray:
+        """Scores window i of the frames against audio windows i − max_shift … i + max_shift.
+
+        The protocol of docs/method.md, section 5.
+
+        Args:
+          frames: uint8 (N + T, 48, 96, 3) RGB at 25 fps, T = config.window_frames.
+          waveform: (samples,) at 16 kHz, int16 or float in [−1, 1). If it covers fewer frames, N shrinks.
+          max_shift: in frames.
+          reference_edges: quirk of the published protocol, which its numbers contain: rows i < max_shift are
+            masked on the left only, so in clips of fewer than 2·max_shift windows their entries beyond the clip's
+            end hold the score of an all-zero mel. With False every entry outside the clip is −1000.
+
+        Returns:
+          float32 (N, 2·max_shift + 1) logits. Column c is audio shifted by c − max_shift frames.
+
+        Raises:
+          ValueError: if the clip is shorter than T + 1 frames, or an argument has another shape, dtype or range.
+        """
+        frames, waveform = np.asarray(frames), np.asarray(waveform)
+        count = _check_clip(frames, waveform, max_shift, self.config.window_frames)
+        scores = self.compare(self.encode(frames, waveform, count), max_shift)
+        audio_window = np.arange(count)[:, None] + np.arange(-max_shift, max_shift + 1)
+        outside = (audio_window < 0) | (audio_window >= count)
+        if reference_edges:
+            outside[:max_shift] = audio_window[:max_shift] < 0
+        return np.where(outside, np.float32(OUT_OF_CLIP), scores)
+
+    def encode(self, frames: np.ndarray, waveform: np.ndarray, count: int) -> ClipTokens:
+        """Encodes the first `count` windows of frames and of audio, each once."""
+        config, chunks = self.config, self.chunks
+        window = config.window_frames
+        # Calls cover whole chunks; what lies beyond the clip is computed and dropped.
+        starts = range(0, count, chunks.encoded)
+        length = chunks.samples(window)
+        padded = np.pad(waveform, N_FFT // 2, mode="reflect")
+        padded = np.pad(padded, (0, max(0, mel_steps(starts[-1]) * HOP + length - len(padded))))
+        frames = np.concatenate([frames[: count + window], np.zeros((chunks.encoded, *FRAME_SHAPE), np.uint8)])
+
+        def encode(start: int) -> tuple[jax.Array, jax.Array]:
+            first = mel_steps(start) * HOP
+            samples = padded[first : first + length]
+            part = frames[start : start + chunks.encoded + window - 1]
+            return (
+                _encode_frames(config, chunks, self.weights, part),
+                _encode_audio(config, chunks, self.weights, samples),
+            )
+
+        video, audio = zip(*self._each(encode, starts), strict=True)
+        zero = np.asarray(_encode_zero_mel(config, self.weights))
+        video, audio = (np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio))
+        return ClipTokens(video, audio, zero)
+
+    def compare(self, tokens: ClipTokens, max_shift: int) -> np.ndarray:
+        """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
+        windows = self.chunks.compared
+        count = len(tokens.video)
+        edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
+        filler = np.broadcast_to(tokens.zero, (windows, *tokens.zero.shape))
+        audio = np.concatenate([edge, tokens.audio, edge, filler])
+        video = np.concatenate([tokens.video, np.zeros((windows, *tokens.video.shape[1:]), tokens.video.dtype)])
+
+        def compare(start: int) -> jax.Array:
+            parts = video[start : start + windows], audio[start : start + windows + 2 * max_shift]
+            return _score_chunk(self.config, self.weights, *parts)
+
+        return np.concatenate(jax.device_get(self._each(compare, range(0, count, windows))))[:count]
+
+    def _each(self, call: Callable[[int], Any], starts: range) -> list:
+        """[call(start) for start in starts]; on CPU several at a time.
+
+        One alone leaves cores idle between its parallel parts: two of them at a time take two thirds of the time.
+        """
+        if self.device.platform != "cpu":
+            return [call(start) for start in starts]
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            return list(threads.map(lambda start: jax.block_until_ready(call(start)), starts))
 
 
-_FOLDED = weakref.WeakKeyDictionary()  # model → (its configuration, its arrays, their folded form)
+def score_clip(
+    model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
+) -> np.ndarray:
+    """`Scorer(model)(…)`, see there. For several clips make one `Scorer`: it folds the weights once."""
+    return Scorer(model)(frames, waveform, max_shift=max_shift, reference_edges=reference_edges)
 
 
-def _folded(model: SyncModel) -> FoldedModel:
-    """`fold`, once per model: again only if its configuration or one of its arrays was replaced.
-
-    NumPy arrays can be written to, which nothing tells: a model of these is folded every time.
-    """
-    arrays = jax.tree.leaves(nnx.state(model))
-    config, seen, _ = known = _FOLDED.get(model, (None, [], None))
-    kept = all(a is b and not isinstance(a, np.ndarray) for a, b in zip(arrays, seen, strict=False))
-    if config != model.config or not kept:
-        known = _FOLDED[model] = model.config, arrays, fold(model)
-    return known[2]
+def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window: int) -> int:
+    """The number of windows N; `ValueError` for what cannot be scored."""
+    if frames.ndim != 4 or frames.shape[1:] != FRAME_SHAPE or frames.dtype != np.uint8:
+        raise ValueError(f"frames: expected uint8 (N + {window}, 48, 96, 3), got {frames.dtype} {frames.shape}")
+    if isinstance(max_shift, bool) or not isinstance(max_shift, int | np.integer) or max_shift < 0:
+        raise ValueError(f"max_shift: expected a whole number, 0 or more, got {max_shift}")
+    if waveform.ndim != 1 or waveform.dtype not in (np.int16, np.float16, np.float32, np.float64):
+        got = f"{waveform.dtype} {waveform.shape}"
+        raise ValueError(f"waveform: expected int16 or float (samples,), mono at 16 kHz, got {got}")
+    if waveform.dtype != np.int16 and not (peak := np.abs(waveform).max(initial=0)) < _LARGEST_SAMPLE:
+        raise ValueError(f"waveform: expected finite float in [−1, 1), got ±{peak}; divide int16 values by 32768")
+    usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)
+    if usable - window < 1:
+        raise ValueError(f"clip: expected at least {window + 1} frames with audio, got {usable}")
+    return usable - window
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -169,7 +193,7 @@ def _encode_frames(config, chunks, weights, frames):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode_sound(config, chunks, weights, samples):
+def _encode_audio(config, chunks, weights, samples):
     """Padded samples of chunks.encoded windows → audio tokens (chunks.encoded, S, width)."""
     mel = log_mel_of_padded(samples)
     first = np.array([mel_steps(i) for i in range(chunks.encoded)])  # int(3.2·i), as published
@@ -181,31 +205,13 @@ def _encode_zero_mel(config, weights):
     return encode_audio(config, weights, jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
 
 
-def _score_pairs(model, tokens: ClipTokens, max_shift: int):
-    """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
-    config, weights = model.config, _folded(model)
-    windows = _chunks(jax.default_backend()).compared
-    count = len(tokens.video)
-    edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
-    filler = np.broadcast_to(tokens.zero, (windows, *tokens.zero.shape))
-    audio = np.concatenate([edge, tokens.audio, edge, filler])
-    video = np.concatenate([tokens.video, np.zeros((windows, *tokens.video.shape[1:]), tokens.video.dtype)])
-
-    def compare(start):
-        parts = video[start : start + windows], audio[start : start + windows + 2 * max_shift]
-        return _score_chunk(config, weights, *parts)
-
-    scores = _each(compare, range(0, count, windows))
-    return np.concatenate(jax.device_get(scores))[:count]
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _score_chunk(config, weights, video_tokens, audio_tokens):
     return compare_shifts(config, weights, video_tokens, audio_tokens)
 
 
 def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:
-    """Averages each row with its neighbours, so that a decision rests on `context` frames (SPEC 5).
+    """Averages each row with its neighbours, so that a decision rests on `context` frames (docs/method.md, 5).
 
     Args: scores (N, shifts); context K ≥ window_frames: n = K − T + 1 rows, from i − ⌊n/2⌋ to i + ⌊(n − 1)/2⌋,
       cut at the ends of the clip.

@@ -11,11 +11,11 @@ from flax import nnx
 
 from mtd_jax.arrays import bind, split_statistics
 from mtd_jax.audio import log_mel
+from mtd_jax.distributed.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 from mtd_jax.losses import bce
 from mtd_jax.model import ModelConfig, SyncModel
-from mtd_jax.objective import Objective
+from mtd_jax.objective import Objective, Scored
 from mtd_jax.platform import compiler_options
-from mtd_jax.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 
 F1_REFERENCE_THRESHOLD = 0.5  # the published code compares the logit, not the probability, with 0.5
 
@@ -77,7 +77,7 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
     teacher = None
     if run.teacher is not None:
         teacher = score_grid(bind(run.teacher, gathered(teacher_arrays, run.mesh)), batch["frames"], mel)
-    # Folding in the step makes a resumed run draw what an undisturbed one would.
+    # Folding in the step makes a resumed run draw the dropout masks of an uninterrupted one.
     key = jax.random.fold_in(jax.random.key(run.seed), state.step)
 
     def loss(trained):
@@ -97,12 +97,9 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
 
 
 def logged_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
-    """`train_step` on a batch that also has skipped and signal, int32 (B,): clips left out of a row, and the
-    number of a signal that asks its process to stop. The metrics get the sum of the one, the largest of the other.
-    """
-    skipped, signal = batch["skipped"], batch["signal"]
+    """`train_step`, and the sum of batch["skipped"], int32 (B,): how many clips were skipped to draw each row."""
     state, metrics = train_step(run, state, teacher_arrays, batch)
-    return state, metrics | {"skipped_clips": jnp.sum(skipped), "signal": jnp.max(signal)}
+    return state, metrics | {"skipped_clips": jnp.sum(batch["skipped"])}
 
 
 def compile_steps(run: Run, state: TrainState, teacher_arrays: dict):
@@ -162,4 +159,4 @@ def score_grid(model: SyncModel, frames, mel, *, train=False, rngs=None):
     audio = jnp.broadcast_to(audio.reshape(clips, 1, windows, *audio.shape[1:]), (*grid, *audio.shape[1:]))
     video, audio = (x.reshape(-1, *x.shape[3:]) for x in (video, audio))
     logits, features = model.compare(video, audio, train=train, rngs=rngs)
-    return logits.reshape(grid), features
+    return Scored(logits.reshape(grid), features)

@@ -4,10 +4,8 @@ import dataclasses
 import time
 
 import jax
-import numpy as np
 from etils import epath
 
-from mtd_jax import peers
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import load_model, open_manager, writing
 from mtd_jax.config import model_config, validate
@@ -15,16 +13,16 @@ from mtd_jax.data.draws import Shard
 from mtd_jax.data.pipeline import Loading, make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.source import open_source
+from mtd_jax.distributed.launch import abort_on_failure, check_same_everywhere, compiled_together
+from mtd_jax.distributed.preemption import Preemption
+from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
 from mtd_jax.metrics import MetricWriter, NoWriter
 from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.processes import check_same_everywhere, compiled_together
 from mtd_jax.progress import Progress
 from mtd_jax.resume import restore_run, save_run, with_fingerprints
-from mtd_jax.sharding import make_mesh, place, put_batch
-from mtd_jax.signals import Signals, interrupted
 from mtd_jax.step import Run, compile_steps, initial_state
 from mtd_jax.validation import validate_epoch
 from mtd_jax.workdir import taken
@@ -35,7 +33,7 @@ MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 
 def train(config, workdir, report=print) -> dict:
     """Trains until the configured number of epochs; run again after an interruption, it goes on where it was.
 
-    Several processes (see `processes`) call it with the same arguments; the first reports and writes metrics.
+    Several processes (see `distributed`) call it with the same arguments; the first reports and writes metrics.
 
     Args:
       config: as from `config.default_config`.
@@ -48,7 +46,7 @@ def train(config, workdir, report=print) -> dict:
     Raises:
       UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
         another configuration, or a loss that is not finite.
-      Interrupted: after SIGTERM or Ctrl-C to any of the processes; all have saved the same step, soon after it.
+      Interrupted: after SIGTERM or Ctrl-C to any of the processes; all have saved the same step.
     """
     started = time.monotonic()
     shard = Shard(jax.process_index(), jax.process_count())
@@ -90,8 +88,8 @@ def train(config, workdir, report=print) -> dict:
     with (
         taken(workdir),
         open_manager(workdir / "checkpoints") as manager,
-        peers.all_or_none(),
-        Signals() as signals,
+        abort_on_failure(),
+        Preemption() as preemption,
     ):
         if manager.latest_step() is not None:
             state, description = restore_run(manager, state, config)
@@ -99,20 +97,21 @@ def train(config, workdir, report=print) -> dict:
             started -= description["train_seconds"]
             report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
         first = int(state.step)
+        if preemption.reached_before(first):
+            raise preemption.interrupted(first, total_steps, workdir)
         writer = NoWriter() if shard.index else MetricWriter(workdir, first)
         progress = Progress(config, writer, report, factor, first, total_steps, manager)
-        validation = None
+        validation, stop = None, False
         try:
             for step in range(first + 1, total_steps + 1):
-                batch = next(batches)
-                batch["signal"] = np.full_like(batch["skipped"], signals.received)
-                state, metrics = step_fn(state, teacher_arrays, put_batch(batch, run.mesh))
+                state, metrics = step_fn(state, teacher_arrays, put_batch(next(batches), run.mesh))
                 if step == first + 1:  # until here a signal loses nothing
-                    signals.listen()
+                    preemption.listen()
                 progress.after_dispatch(step, metrics)
                 epoch_ends = step % steps_per_epoch == 0
                 due = config.checkpoint_every and step % config.checkpoint_every == 0
-                if not (epoch_ends or due or progress.signal):
+                stop = preemption.reached(step) and step < total_steps
+                if not (epoch_ends or due or stop):
                     continue
                 progress.catch_up()  # never save what came of a loss that is not finite
                 if epoch_ends:
@@ -122,13 +121,13 @@ def train(config, workdir, report=print) -> dict:
                 metrics = validation if epoch_ends else None
                 save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
                 writer.flush()
-                if progress.signal and step < total_steps:
+                if stop:
                     break
             progress.catch_up()
             with writing(manager.directory):
                 manager.wait_until_finished()
-            if progress.signal and step < total_steps:
-                raise interrupted(progress.signal, step, total_steps, workdir)
+            if stop:
+                raise preemption.interrupted(step, total_steps, workdir)
         finally:
             batches.close()
             writer.close()

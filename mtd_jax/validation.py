@@ -4,8 +4,8 @@ import jax
 
 from mtd_jax.data.draws import Shard
 from mtd_jax.data.pipeline import evaluation_pairs
+from mtd_jax.distributed.sharding import put_batch
 from mtd_jax.errors import UserError
-from mtd_jax.sharding import put_batch
 
 
 def validate_epoch(config, clips, eval_fn, state, mesh, shard: Shard) -> dict[str, float]:

@@ -7,8 +7,8 @@ import time
 
 import jax
 
+from mtd_jax.distributed.launch import exchange
 from mtd_jax.errors import UserError
-from mtd_jax.processes import exchange
 from mtd_jax.storage import is_remote
 
 _LOCK = ".lock"

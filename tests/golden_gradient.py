@@ -5,28 +5,28 @@ Where rounding differs, some ReLUs flip: two float32 gradients, one as right as 
 Usage: python -m tests.golden_gradient FILE. Writes {flax name: array}.
 """
 
+import dataclasses
 import sys
 
-from tests.process_jobs import use_float64
+import jax
+import numpy as np
 
 
 def main(path):
-    use_float64()
-    import jax
-    import numpy as np
-
+    jax.config.update("jax_enable_x64", True)
     from mtd_jax import losses, platform
     from mtd_jax.arrays import bind, model_arrays
     from tests.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
     platform.prepare()
+    student_config, teacher_config = (dataclasses.replace(c, compute_dtype="float64") for c in (STUDENT, TEACHER))
 
     @jax.jit
     def gradient(arrays, teacher_arrays, frames, mel, labels, uncertainty):
-        _, expected = bind(TEACHER, teacher_arrays)(frames, mel, return_features=True)
+        _, expected = bind(teacher_config, teacher_arrays)(frames, mel, return_features=True)
 
         def total(arrays):
-            logits, features = bind(STUDENT, arrays)(frames, mel, return_features=True)
+            logits, features = bind(student_config, arrays)(frames, mel, return_features=True)
             return losses.mtd_loss(logits, labels, features, expected, uncertainty, 1.0)[0]
 
         return jax.grad(total)(arrays)

@@ -17,12 +17,12 @@ from mtd_jax import checkpoint
 from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import check_checksums, checksums, open_manager, save_model
 from mtd_jax.config import default_config
+from mtd_jax.distributed.sharding import make_mesh, place
 from mtd_jax.errors import UserError
 from mtd_jax.model import SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.resume import restore_run, save_run
-from mtd_jax.sharding import make_mesh, place
 from mtd_jax.step import Run, initial_state
 from mtd_jax.train import train
 from tests.test_train import STUDENT, small_config

@@ -33,7 +33,7 @@ def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
             leaving.set()
             super().shutdown(*args, **options)
 
-    def score_clip(*_, **__):
+    def score(*_, **__):
         scored.append(1)
         time.sleep(0.5)  # the other threads have read their clips by now, and wait
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -42,7 +42,7 @@ def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
-    monkeypatch.setattr(module, "score_clip", score_clip)
+    monkeypatch.setattr(module, "Scorer", lambda *_: score)
     try:
         with pytest.raises(KeyboardInterrupt):
             module.evaluate(SyncModel(ModelConfig.tiny(num_layers=1), seed=0), Clips(), progress=False)

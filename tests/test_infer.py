@@ -19,7 +19,7 @@ from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.preprocess import preprocess
 from mtd_jax.report import page
 from mtd_jax.result import Result, Track
-from mtd_jax.scoring import OUT_OF_CLIP, score_clip
+from mtd_jax.scoring import OUT_OF_CLIP, Scorer, score_clip
 from mtd_jax.verdict import judge
 from tests.test_verdict import made_up
 from tests.videos import SquareDetector, mux, noise, with_squares
@@ -92,7 +92,7 @@ def test_long_clips_score_as_in_one_piece(model, monkeypatch):
     waveform = noise(3.6)
     monkeypatch.setattr("mtd_jax.infer._CHUNK", 20)
     told = []
-    pieces = score_track(model, Clip("a", frames, waveform), 7, told.append)
+    pieces = score_track(Scorer(model), Clip("a", frames, waveform), 7, told.append)
     whole = score_clip(model, frames, waveform, max_shift=7, reference_edges=False)
     np.testing.assert_allclose(pieces, whole, atol=1e-4)
     assert told == [20, 40, 60, 80, 85]

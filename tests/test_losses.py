@@ -13,7 +13,9 @@ import pytest
 from converters.key_table import key_table
 from mtd_jax import losses
 from mtd_jax.arrays import bind, model_arrays
-from mtd_jax.model import ENCODERS, Features
+from mtd_jax.config import LOSSES, default_config
+from mtd_jax.model import ENCODERS, Features, ModelConfig
+from mtd_jax.objective import DISTILLATION, Objective, Scored
 from tests.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
 
@@ -286,13 +288,26 @@ def test_ablations_leave_out_what_they_name():
     np.testing.assert_allclose(losses.minilm(student, teacher), minilm, rtol=1e-6)
 
 
-def test_task_loss_replaces_the_bce_of_the_total_only():
+def test_terms_added_to_the_task_weigh_as_the_bce_does():
+    """InfoNCE beside MTD: the task's part of the total is ½/w₀² of all of it, and "bce" stays the plain one."""
     student, teacher = make_features(10), make_features(11)
-    args = (LOGITS, LABELS, student, teacher, jnp.ones(13))
-    plain, parts = losses.mtd_loss(*args)
-    other, other_parts = losses.mtd_loss(*args, task_loss=parts["bce"] + 2.0)
-    np.testing.assert_allclose(other - plain, 1.0, rtol=1e-4)
+    logits, labels = jnp.array([[[0.3, -1.2], [2.0, 0.5]]]), jnp.eye(2)[None]
+    options = default_config(ModelConfig.tiny()).loss
+    options.name = "mtd"
+    learned = {"uncertainty": jnp.full(13, 2.0)}
+    plain, parts = Objective.from_config(options)(
+        Scored(logits, student), Scored(logits, teacher), labels, learned
+    )
+    options.info_nce_weight = 3.0
+    other, other_parts = Objective.from_config(options)(
+        Scored(logits, student), Scored(logits, teacher), labels, learned
+    )
+    np.testing.assert_allclose(other - plain, 3.0 * other_parts["info_nce"] / 8, rtol=1e-4)
     np.testing.assert_array_equal(other_parts["bce"], parts["bce"])
+
+
+def test_every_configured_loss_has_an_implementation():
+    assert set(LOSSES) == {"bce", *DISTILLATION}
 
 
 def test_rkd_of_repeated_examples_has_finite_gradients():

@@ -5,11 +5,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 
+from mtd_jax import cli
 from mtd_jax.checkpoint import save_model
+from mtd_jax.cli import MODES, run
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.model import SyncModel
 from tests.test_infer import SMALL
@@ -45,6 +48,8 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=fly"], "demo|train|evaluate|infer|preprocess|synthesize"),
         (["--colour=red"], "Unknown command line flag"),
         (["--mode=train"], "needs --config"),
+        (["--mode=train", "--video=x.mp4"], "--video belongs to --mode=infer"),
+        (["--mode=infer", "--checkpoint=x", "--video=x", "--boxes=x", "--faces=whole"], "exclude each other"),
         (["--mode=synthesize"], "needs --output"),
         (["--mode=synthesize", "--output=/dev/null"], "/dev/null"),
         (["--mode=train", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
@@ -61,18 +66,44 @@ def run_main(*arguments, cwd=ROOT):
         (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=/no", "--config.data.root=/"], "/no"),
     ],
 )
-def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
-    result = run_main(*arguments)
-    assert result.returncode != 0
-    assert result.stdout == ""
-    assert message in result.stderr and "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_mistakes_are_one_clear_line(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run(["main.py", *arguments]) != 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err and "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
     assert not (ROOT / "x").exists()
 
 
-def test_help_lists_the_flags():
-    result = run_main("--help")
-    assert "--mode" in result.stdout and "--workdir" in result.stdout and "Traceback" not in result.stderr
+def test_a_mistake_in_a_process_of_its_own():
+    result = run_main("--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: /nothing.mp4: no such file\n"
+
+
+def test_help_lists_the_modes_and_the_flags_of_one(capsys):
+    assert run(["main.py", "--help"]) == 0
+    everything = capsys.readouterr().out
+    assert all(f"--mode={mode}" in everything for mode in MODES)
+    assert run(["main.py", "--mode=infer", "--help"]) == 0
+    of_infer = capsys.readouterr().out
+    assert "--video" in of_infer and "--seconds" not in of_infer
+
+
+def test_configs_are_found_outside_the_checkout(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mtd_jax/configs").mkdir(parents=True)
+    (tmp_path / "mtd_jax/configs/teacher.py").write_text((ROOT / "configs/teacher.py").read_text())
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "mtd_jax/cli.py"))  # as installed
+    monkeypatch.chdir(tmp_path)
+    assert run(["mtd-jax", "--mode=train", "--config=configs/teacher.py:tiny", "--workdir=x"]) == 1
+    assert "config.data.root" in capsys.readouterr().err
+
+
+def test_the_wheel_holds_every_package_under_one_name():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "mtd_jax").rglob("__init__.py")}
+    assert set(settings["packages"]) == found | {"mtd_jax.configs", "mtd_jax.converters"}
 
 
 def test_synthesise_train_evaluate(tmp_path):

@@ -16,7 +16,7 @@ def test_speed_does_not_contain_the_compilation_of_the_first_step(log_every, mon
     shown = progress.Progress(config, writer, lambda line: None, lambda step: 1.0, 10, 20, manager=None)
     for step in range(11, 20):
         clock.now += 100 if step == 11 else 2
-        metrics = dict.fromkeys(("total", "bce", "gradient_norm"), 1.0) | {"skipped_clips": 0, "signal": 0}
+        metrics = dict.fromkeys(("total", "bce", "gradient_norm"), 1.0) | {"skipped_clips": 0}
         shown.after_dispatch(step, metrics)
         shown.catch_up()
     assert written == (

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from mtd_jax import scoring
-from mtd_jax.arrays import bind, model_arrays
 from mtd_jax.audio import log_mel
 from mtd_jax.model import ModelConfig, SyncModel
 from tests.golden_models import STUDENT, golden, recipe_model
@@ -85,22 +84,12 @@ def test_shifting_the_audio_moves_the_score_map(tiny):
 
 
 def test_lengths_compile_nothing_new(tiny):
-    programs = (scoring._encode_frames, scoring._encode_sound, scoring._score_chunk, scoring._encode_zero_mel)
+    programs = (scoring._encode_frames, scoring._encode_audio, scoring._score_chunk, scoring._encode_zero_mel)
     scoring.score_clip(tiny, *make_clip(3, 20))
     before = [program._cache_size() for program in programs]
     for frames in (7, 33, 121):
         scoring.score_clip(tiny, *make_clip(3, frames))
     assert before == [program._cache_size() for program in programs]
-
-
-def test_arrays_that_are_written_to_count_at_once(tiny):
-    arrays = {name: np.array(array) for name, array in model_arrays(tiny).items()}
-    model, clip = bind(tiny.config, arrays), make_clip(3, 20)
-    np.testing.assert_array_equal(scoring.score_clip(model, *clip), scoring.score_clip(tiny, *clip))
-    arrays["classifier/bias"] += 4
-    inside = scoring.score_clip(tiny, *clip) > scoring.OUT_OF_CLIP
-    moved = scoring.score_clip(model, *clip) - scoring.score_clip(tiny, *clip)
-    np.testing.assert_allclose(moved[inside], 4, atol=1e-4)
 
 
 def test_int16_and_float_waveforms_score_alike(tiny):
@@ -140,8 +129,18 @@ def test_shifts_are_whole_frames(tiny, shift):
         scoring.score_clip(tiny, np.zeros((50, 48, 96, 3), np.uint8), np.zeros(50 * 640), max_shift=shift)
 
 
-def test_calls_keep_their_order_and_the_device_of_the_caller():
-    device = jax.local_devices()[0]
-    with jax.default_device(device):
-        found = scoring._each(lambda start: (start, jax.config.jax_default_device), range(0, 50, 5))
-    assert found == [(start, device) for start in range(0, 50, 5)]
+def test_a_scorer_keeps_the_weights_it_was_made_with():
+    model = SyncModel(ModelConfig.tiny(num_layers=1), seed=0)
+    scorer, clip = scoring.Scorer(model), make_clip(3, 20)
+    before = scorer(*clip)
+    model.classifier.bias[...] += 4
+    np.testing.assert_array_equal(scorer(*clip), before)
+    inside = before > scoring.OUT_OF_CLIP
+    np.testing.assert_allclose(scoring.score_clip(model, *clip)[inside], before[inside] + 4, atol=1e-4)
+
+
+def test_a_scorer_computes_on_its_device(tiny):
+    device = jax.local_devices()[-1]
+    scorer = scoring.Scorer(tiny, device)
+    assert all(array.devices() == {device} for array in jax.tree.leaves(scorer.weights))
+    np.testing.assert_allclose(scorer(*make_clip(3, 20)), scoring.score_clip(tiny, *make_clip(3, 20)), atol=1e-5)

@@ -24,9 +24,8 @@ from mtd_jax.data.records import RECORD_FRAMES, VERSION, ClipIndex, features, in
 from mtd_jax.data.source import FORMATS, list_names, open_source
 from mtd_jax.data.staging import DESCRIPTION, Staging
 from mtd_jax.data.tfds_shards import Shard, plan, write_shards
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, exit_at_once_on_sigterm
 from mtd_jax.parallel import usable_cores
-from mtd_jax.signals import end_at_once_on_sigterm
 
 SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their sound
 _FILE_FORMAT = "array_record"
@@ -223,5 +222,5 @@ def run(argv) -> int:
 
 
 if __name__ == "__main__":
-    end_at_once_on_sigterm()
+    exit_at_once_on_sigterm()
     sys.exit(run(sys.argv))
