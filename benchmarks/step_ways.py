@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.ahead import published_schedule
 from configs import distill
-from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.arrays import model_arrays
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
-from mtd_jax.model import FRAME_SHAPE, ModelConfig
+from mtd_jax.model import FRAME_SHAPE, ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer
 from mtd_jax.step import Run, compile_steps, initial_state, training_mel
@@ -64,7 +64,7 @@ def configs_of(sizes: Sizes, dtype: str) -> tuple[ModelConfig, ModelConfig]:
 def weights(sizes: Sizes) -> tuple[dict, dict]:
     """NumPy arrays of student and teacher, the same for every way."""
     return tuple(
-        {name: np.asarray(array) for name, array in model_arrays(create_model(config, seed)).items()}
+        {name: np.asarray(array) for name, array in model_arrays(SyncModel(config, seed=seed)).items()}
         for seed, config in enumerate(configs_of(sizes, "float32"))
     )
 
@@ -90,7 +90,7 @@ def our_way(sizes: Sizes, dtype: str) -> Way:
     optimizer = make_optimizer(config.optimizer, published_schedule(config))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     run = Run(student, teacher, Objective.from_config(config.loss), optimizer, config.seed, mesh)
-    state = place(initial_state(run, create_model(student, 0)), mesh)
+    state = place(initial_state(run, SyncModel(student, seed=0)), mesh)
     teacher_arrays = place(weights(sizes)[1], mesh)
     batches = [put_batch(batch, mesh) for batch in host_batches(sizes)]
     step_fn, _ = compile_steps(run, state, teacher_arrays)

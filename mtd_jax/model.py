@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from mtd_jax.errors import UserError
@@ -155,15 +156,21 @@ def scale_pixels(frames, pixels: str):
 class SyncModel(nnx.Module):
     """Scores whether a window of mouth frames and a window of sound belong together."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, *, seed: int | None = 0):
+        """A freshly initialised network: He-normal convolutions, Xavier-uniform dense kernels, zero biases.
+
+        Args:
+          seed: of the initial kernels; None leaves them zero, see `abstract_model`.
+        """
+        rng = None if seed is None else np.random.default_rng(seed)
         self.config = config
-        self.video_prenet = video_prenet(config)
-        self.audio_prenet = audio_prenet(config)
-        self.av_encoder = CrossModalEncoder(config)
-        self.va_encoder = CrossModalEncoder(config)
-        self.fusion_encoder = CrossModalEncoder(config)
-        self.head = Linear(config.width, config.width, config.compute_dtype)
-        self.classifier = Linear(config.width, 1, config.compute_dtype)
+        self.video_prenet = video_prenet(config, rng)
+        self.audio_prenet = audio_prenet(config, rng)
+        self.av_encoder = CrossModalEncoder(config, rng)
+        self.va_encoder = CrossModalEncoder(config, rng)
+        self.fusion_encoder = CrossModalEncoder(config, rng)
+        self.head = Linear(config.width, config.width, config.compute_dtype, rng)
+        self.classifier = Linear(config.width, 1, config.compute_dtype, rng)
 
     def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
         """Scores pairs of windows.
@@ -231,6 +238,11 @@ class SyncModel(nnx.Module):
 def _evaluate(graphdef, state, frames, mel):
     """Compiled as a whole: called from outside jit, op by op, a forward pass would take many times as long."""
     return nnx.merge(graphdef, state)._forward(frames, mel, train=False, rngs=None)
+
+
+def abstract_model(config: ModelConfig) -> SyncModel:
+    """A model whose arrays are shapes and dtypes alone: nothing is drawn or allocated."""
+    return nnx.eval_shape(lambda: SyncModel(config, seed=None))
 
 
 def count_parameters(model: SyncModel) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mtd_jax.arrays import bind, model_arrays, split_statistics
+from mtd_jax.arrays import bind, split_statistics
 from mtd_jax.audio import log_mel
 from mtd_jax.distributed.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 from mtd_jax.losses import bce
@@ -53,12 +53,11 @@ class TrainState:
 
 def initial_state(run: Run, model: SyncModel) -> TrainState:
     """The state before the first step."""
-    return state_of(run, model_arrays(model))
+    return state_of(run, *split_statistics(model))
 
 
-def state_of(run: Run, arrays: dict) -> TrainState:
+def state_of(run: Run, params: dict, statistics: dict) -> TrainState:
     """The state before the first step, from the arrays of the model. Pure: `jax.eval_shape` gives its shapes."""
-    params, statistics = split_statistics(arrays)
     learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
     optimizer = run.optimizer.init({"model": params, "loss": learned})
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
@@ -86,7 +85,7 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
         model = bind(run.model, trained["model"] | state.statistics)
         student = score_grid(model, batch["frames"], mel, train=True, rngs=nnx.Rngs(dropout=key))
         total, parts = run.objective(student, teacher, batch["labels"], trained["loss"])
-        return total, (parts, split_statistics(model_arrays(model))[1])
+        return total, (parts, split_statistics(model)[1])
 
     trained = {"model": state.params, "loss": state.learned}
     (total, (parts, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)

@@ -17,8 +17,8 @@ from benchmarks.step_ways import NO_DROPOUT, Sizes, largest_difference, our_way,
 from benchmarks.trace import named_operations, self_milliseconds
 from configs import distill
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
-from mtd_jax.arrays import create_model
 from mtd_jax.checkpoint import save_model
+from mtd_jax.model import SyncModel
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = Sizes(batch_size=4, tiny=True, changes=NO_DROPOUT)
@@ -94,7 +94,7 @@ def test_evaluation_runs_from_files(tmp_path):
 @pytest.mark.slow
 def test_infer_is_timed_in_new_processes(tmp_path):
     student, _ = step_ways.configs_of(SIZES, "float32")
-    save_model(tmp_path / "student", create_model(student, 0))
+    save_model(tmp_path / "student", SyncModel(student, seed=0))
     command = [f"--checkpoint={tmp_path / 'student'}", "--film_seconds=1.2,2", "--film_height=240", "--repeats=1"]
     # The project's own cache, which keeps every program.
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

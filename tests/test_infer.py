@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mtd_jax import measure as module
-from mtd_jax.arrays import create_model
 from mtd_jax.checkpoint import save_model
 from mtd_jax.data.clip import Clip
 from mtd_jax.data.lrs2 import Lrs2Source
@@ -16,7 +15,7 @@ from mtd_jax.data.synthetic import portrait, record
 from mtd_jax.errors import UserError
 from mtd_jax.infer import detect_offset, score_track
 from mtd_jax.media.write import delay, write_mp4
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.preprocess import preprocess
 from mtd_jax.report import page
 from mtd_jax.result import Result, Track
@@ -32,7 +31,7 @@ SMALL = ModelConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model(SMALL, 0)
+    return SyncModel(SMALL, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def folder(corpus, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("processes")
     teacher = mtd_jax.ModelConfig.tiny(widths=(4, 4, 8, 8, 16), num_layers=1, num_heads=2)
-    save_model(folder / "teacher", mtd_jax.create_model(teacher, 1))
+    save_model(folder / "teacher", mtd_jax.SyncModel(teacher, seed=1))
     shared = {"batch_size": 8, "val_batch_size": 8, "draws_per_epoch": 32, "optimizer.learning_rate": 1e-3}
     # The loss that compares all clips of the global batch with each other.
     shared |= {"loss.name": "rkd", "teacher": str(folder / "teacher")}
