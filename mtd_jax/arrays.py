@@ -28,8 +28,11 @@ def create_model(config: ModelConfig, seed: int) -> SyncModel:
 
     Drawn by NumPy, each entry from (its name, seed): the same on every backend, and nothing to compile.
     """
+    dtype = jnp.promote_types(config.compute_dtype, jnp.float32)
     specs = abstract_arrays(config)
-    return bind(config, {name: jnp.asarray(_initial(name, spec.shape, seed)) for name, spec in specs.items()})
+    return bind(
+        config, {name: jnp.asarray(_initial(name, spec.shape, seed), dtype) for name, spec in specs.items()}
+    )
 
 
 def _initial(name, shape, seed):

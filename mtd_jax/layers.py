@@ -1,7 +1,7 @@
 """The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
 
-Every block computes in `compute_dtype`; parameters are float32, normalisation statistics and everything that
-reaches a loss at least that (`at_least_float32`). Convolutions and dot products ask for full precision unless in
+Every block computes in `compute_dtype`; parameters, normalisation statistics and everything that reaches a loss
+are float32, or float64 where blocks compute in float64. Convolutions and dot products ask for full precision unless in
 bfloat16, since an accelerator's default would silently be less. Modules are built with zero kernels: numbers come
 from `arrays.create_model` or a checkpoint.
 """
@@ -46,8 +46,8 @@ class BatchNorm(nnx.Module):
             mean, var = jnp.mean(wide, axes), jnp.var(wide, axes)
             count = x.size // x.shape[-1]
             unbiased = lax.stop_gradient(var) * (count / max(count - 1, 1))
-            for running, new in ((self.mean, lax.stop_gradient(mean)), (self.var, unbiased)):
-                running[...] += (_BATCH_NORM_MOMENTUM * (new - running[...])).astype(running[...].dtype)
+            self.mean[...] += _BATCH_NORM_MOMENTUM * (lax.stop_gradient(mean) - self.mean[...])
+            self.var[...] += _BATCH_NORM_MOMENTUM * (unbiased - self.var[...])
         factor = self.scale[...] * lax.rsqrt(var + EPSILON)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
 
