@@ -1,9 +1,9 @@
 """The building blocks of the network: convolution block, the two prenets, the cross-modal encoder.
 
 Every block computes in `compute_dtype`; parameters, normalisation statistics and everything that reaches a loss
-are float32, or float64 where blocks compute in float64. Convolutions and dot products ask for full precision unless in
-bfloat16, since an accelerator's default would silently be less. Modules are built with zero kernels: numbers come
-from `arrays.create_model` or a checkpoint.
+are float32, or float64 where blocks compute in float64. Convolutions and dot products ask for full precision
+unless in bfloat16, since an accelerator's default would silently be less. Modules are built with zero kernels:
+numbers come from `arrays.create_model` or a checkpoint.
 """
 
 import jax
