@@ -1,5 +1,6 @@
 """The published distillation as an abstract program: what a compiler needs of it, without an array or a device."""
 
+import functools
 import math
 import re
 
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from configs import distill
-from mtd_jax.arrays import abstract_arrays
+from mtd_jax.arrays import abstract_arrays, split_statistics
 from mtd_jax.config import model_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.errors import UserError
-from mtd_jax.model import FRAME_SHAPE, ModelConfig
+from mtd_jax.model import FRAME_SHAPE, ModelConfig, abstract_model
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.step import Run, compile_steps, state_of
@@ -64,8 +65,8 @@ def published_run(devices, fsdp: int, compute_dtype: str, *, tiny: bool = False)
 
 def lower(run: Run, rows: int, step: str) -> jax.stages.Lowered:
     """The program of a step ("train" or "validate") on `rows` pairs, to be compiled for the mesh of `run`."""
-    arrays, teacher = abstract_arrays(run.model), abstract_arrays(run.teacher)
-    state = jax.eval_shape(lambda arrays: state_of(run, arrays), arrays)
+    teacher = abstract_arrays(run.teacher)
+    state = jax.eval_shape(functools.partial(state_of, run), *split_statistics(abstract_model(run.model)))
     train_fn, validate_fn = compile_steps(run, state, teacher)
     batch = abstract_batch(rows, run.model.window_frames, step)
     return train_fn.lower(state, teacher, batch) if step == "train" else validate_fn.lower(state, batch)

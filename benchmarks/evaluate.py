@@ -20,12 +20,11 @@ from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax import platform
-from mtd_jax.arrays import create_model
 from mtd_jax.data.clip import FPS
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.source import open_source
 from mtd_jax.evaluate import evaluate
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 
 CORPUS = flags.DEFINE_string("corpus", "~/.cache/mtd_jax/benchmark_evaluation", "Folder for the clips, kept.")
 CLIPS = flags.DEFINE_integer("clips", 1243, "Clips of the list.", lower_bound=1)
@@ -92,7 +91,7 @@ def main():
     root = make_clips(Path(CORPUS.value).expanduser(), DISTINCT.value, CLIPS.value)
     named = ModelConfig.tiny if TINY.value else ModelConfig.mtd_vocalist
     config = named(compute_dtype=COMPUTE_DTYPE.value)
-    measured = measure(create_model(config, 0), root, REPEATS.value)
+    measured = measure(SyncModel(config, seed=0), root, REPEATS.value)
     times = {name: summarize(measured[name]) for name in ("seconds", "index_seconds")}
     results = {
         "benchmark": "evaluate",

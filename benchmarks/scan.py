@@ -38,9 +38,8 @@ def main():
     import jax
 
     from mtd_jax import platform
-    from mtd_jax.arrays import create_model
     from mtd_jax.audio import log_mel
-    from mtd_jax.model import ModelConfig
+    from mtd_jax.model import ModelConfig, SyncModel
     from mtd_jax.scoring import Scorer
 
     if TOGETHER.value > WINDOWS.value - 2 * SHIFT:
@@ -69,7 +68,7 @@ def main():
     }
     rows = []
     for name in MODELS.value:
-        model = create_model(configs[name], 0)
+        model = SyncModel(configs[name], seed=0)
         ways = {"MTD-JAX": (functools.partial(Scorer(model), frames, waveform), count)}
         ways |= torch_ways(model, video_windows, mel_windows)
         results[name] = compare(ways)

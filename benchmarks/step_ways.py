@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.ahead import published_schedule
 from configs import distill
-from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.arrays import model_arrays
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
-from mtd_jax.model import FRAME_SHAPE, ModelConfig
+from mtd_jax.model import FRAME_SHAPE, ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer
 from mtd_jax.step import Run, compile_steps, initial_state, training_mel
@@ -64,7 +64,7 @@ def configs_of(sizes: Sizes, dtype: str) -> tuple[ModelConfig, ModelConfig]:
 def weights(sizes: Sizes) -> tuple[dict, dict]:
     """NumPy arrays of student and teacher, the same for every way."""
     return tuple(
-        {name: np.asarray(array) for name, array in model_arrays(create_model(config, seed)).items()}
+        {name: np.asarray(array) for name, array in model_arrays(SyncModel(config, seed=seed)).items()}
         for seed, config in enumerate(configs_of(sizes, "float32"))
     )
 
@@ -90,7 +90,7 @@ def our_way(sizes: Sizes, dtype: str) -> Way:
     optimizer = make_optimizer(config.optimizer, published_schedule(config))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     run = Run(student, teacher, Objective.from_config(config.loss), optimizer, config.seed, mesh)
-    state = place(initial_state(run, create_model(student, 0)), mesh)
+    state = place(initial_state(run, SyncModel(student, seed=0)), mesh)
     teacher_arrays = place(weights(sizes)[1], mesh)
     batches = [put_batch(batch, mesh) for batch in host_batches(sizes)]
     step_fn, _ = compile_steps(run, state, teacher_arrays)
@@ -137,15 +137,16 @@ def torch_way(sizes: Sizes, form: dict) -> Way:
     config, form = distill.get_config(), torch_step.Form(**form)
     # The benchmark stays within the first epoch, where the rate is constant.
     factor, rates = float(published_schedule(config)(np.int32(0))), config.optimizer
+    student, teacher = configs_of(sizes, "float32")
     models = [
-        torch_step.torch_model(config, arrays, device, form.channels_last)
-        for config, arrays in zip(configs_of(sizes, "float32"), weights(sizes), strict=True)
+        torch_step.torch_model(model_config, arrays, device, form.channels_last)
+        for model_config, arrays in zip((student, teacher), weights(sizes), strict=True)
     ]
     update = torch_step.make_step(*models, form, rates.learning_rate * factor, rates.loss_learning_rate * factor)
     batches = [
         {
             "frames": torch.from_numpy(batch["frames"][:, 0]).to(device),
-            "mel": torch.from_numpy(np.array(training_mel(batch["audio"])[:, 0])).to(device),
+            "mel": torch.from_numpy(np.array(training_mel(student, batch["audio"])[:, 0])).to(device),
             "labels": torch.from_numpy(batch["labels"].ravel()).to(device),
         }
         for batch in host_batches(sizes)

@@ -26,6 +26,7 @@ from benchmarks.ahead import collectives, lower, memory_of, published_run  # noq
 from benchmarks.common import run_benchmark  # noqa: E402
 from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
 from mtd_jax.errors import UserError, one_line  # noqa: E402
+from mtd_jax.model import abstract_model  # noqa: E402
 from mtd_jax.step import Run  # noqa: E402
 from mtd_jax.storage import check_writable, write_text  # noqa: E402
 
@@ -97,7 +98,7 @@ def report(run: Run, devices, step: str) -> dict:
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
         "collectives": collectives(compiled.as_text()),
-        "trained_bytes": bytes_of(split_statistics(abstract_arrays(run.model))[0]),
+        "trained_bytes": bytes_of(split_statistics(abstract_model(run.model))[0]),
         "teacher_bytes": bytes_of(abstract_arrays(run.teacher)),
     }
 

@@ -22,9 +22,12 @@ from absl import flags  # noqa: E402
 
 from benchmarks.common import machine, print_results, run_benchmark, versions, warn_if_busy  # noqa: E402
 from mtd_jax import platform, scoring  # noqa: E402
-from mtd_jax.arrays import create_model  # noqa: E402
 from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
-from mtd_jax.model import FRAME_SHAPE, ModelConfig  # noqa: E402
+from mtd_jax.model import (  # noqa: E402
+    FRAME_SHAPE,
+    ModelConfig,
+    SyncModel,  # noqa: E402
+)
 
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "Which network.")
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip: whole chunks.", lower_bound=10)
@@ -96,7 +99,7 @@ def main():
     warn_if_busy()
     platform.prepare()
     named = {"student": ModelConfig.mtd_vocalist, "teacher": ModelConfig.vocalist}
-    model = create_model(named[MODEL.value](), 0)
+    model = SyncModel(named[MODEL.value](), seed=0)
     rng = np.random.default_rng(0)
     count = WINDOWS.value + model.config.window_frames
     frames = rng.integers(0, 256, (count, *FRAME_SHAPE), dtype=np.uint8)

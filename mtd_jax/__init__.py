@@ -11,7 +11,6 @@ _HOME = {
     "ModelConfig": "mtd_jax.model",
     "SyncModel": "mtd_jax.model",
     "Features": "mtd_jax.model",
-    "create_model": "mtd_jax.arrays",
     "log_mel": "mtd_jax.audio",
     "Scorer": "mtd_jax.scoring",
     "score_clip": "mtd_jax.scoring",

@@ -6,16 +6,12 @@ Training, scoring, checkpoints and converters handle weights as {"video_prenet/b
 
 import dataclasses
 import functools
-import math
-import zlib
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from mtd_jax.errors import UserError
-from mtd_jax.model import ModelConfig, SyncModel
+from mtd_jax.model import ModelConfig, SyncModel, abstract_model
 
 
 def model_arrays(model: SyncModel) -> dict[str, jax.Array]:
@@ -23,31 +19,11 @@ def model_arrays(model: SyncModel) -> dict[str, jax.Array]:
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model))}
 
 
-def create_model(config: ModelConfig, seed: int) -> SyncModel:
-    """A freshly initialised model: He-normal convolutions, Xavier-uniform dense kernels, zero biases.
-
-    Drawn by NumPy, each entry from (its name, seed): the same on every backend, and nothing to compile.
-    """
-    specs = abstract_arrays(config)
-    return bind(config, {name: jnp.asarray(_initial(name, spec.shape, seed)) for name, spec in specs.items()})
-
-
-def _initial(name, shape, seed):
-    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-    if name.endswith(("/scale", "/var")):
-        return np.ones(shape, np.float32)
-    if len(shape) == 1:
-        return np.zeros(shape, np.float32)
-    if len(shape) == 2:
-        limit = math.sqrt(6 / sum(shape))
-        return rng.uniform(-limit, limit, shape).astype(np.float32)
-    return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1])))
-
-
-def split_statistics(arrays: dict) -> tuple[dict, dict]:
-    """(parameters, BatchNorm statistics): what the optimiser changes and what it does not."""
-    statistics = {name: array for name, array in arrays.items() if name.endswith(("/mean", "/var"))}
-    return {name: array for name, array in arrays.items() if name not in statistics}, statistics
+def split_statistics(model: SyncModel) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """(parameters, BatchNorm statistics) by name: what the optimiser changes and what it does not."""
+    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, statistics = ({_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)} for state in states)
+    return params, statistics
 
 
 def abstract_arrays(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -89,7 +65,7 @@ def check_cover(expected: dict, found: dict, source: str):
 @functools.lru_cache(maxsize=16)
 def _skeleton(config):
     """The structure of a model without its numbers: graph definition and [(path, abstract variable)]."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: SyncModel(config)))
+    graphdef, state = nnx.split(abstract_model(config))
     return graphdef, nnx.to_flat_state(state)
 
 

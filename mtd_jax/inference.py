@@ -13,13 +13,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 
 from mtd_jax.conv3d import conv3d_time_first, conv3d_windows
 from mtd_jax.folding import Affine, FoldedEncoder, FoldedLayer, FoldedModel
 from mtd_jax.layers import EPSILON, attention_mask, precision_of, sinusoidal_positions
-from mtd_jax.model import ModelConfig, SyncModel, scale_pixels
+from mtd_jax.model import ModelConfig, abstract_model, scale_pixels
 
 
 def encode_video(config: ModelConfig, weights: FoldedModel, frames):
@@ -56,7 +55,7 @@ def encode_audio(config: ModelConfig, weights: FoldedModel, mel):
 @functools.lru_cache(maxsize=16)
 def _geometry(config):
     """(stride, padding, residual) of the blocks of both prenets."""
-    model = nnx.eval_shape(lambda: SyncModel(config))
+    model = abstract_model(config)
     prenets = (model.video_prenet, model.audio_prenet)
     return [[(block.stride, block.padding, block.residual) for block in prenet.blocks] for prenet in prenets]
 

@@ -2,9 +2,13 @@
 
 Every block computes in `compute_dtype`; parameters are float32, normalisation statistics and everything that
 reaches a loss at least that (`at_least_float32`). Convolutions and dot products ask for full precision unless in
-bfloat16, since an accelerator's default would silently be less. Modules are built with zero kernels: numbers come
-from `arrays.create_model` or a checkpoint.
+bfloat16, since an accelerator's default would silently be less.
+
+Each module draws its own kernels, one after the other from the generator that it is given, by NumPy: the same on
+every backend, and nothing to compile (JAX would compile a program for each of some sixty shapes).
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,25 @@ from mtd_jax.conv3d import conv3d
 
 EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
+
+
+# Where random kernels come from. None: zeros, for a model whose shapes alone are wanted, or that a caller fills.
+Draws = np.random.Generator | None
+
+
+def he_normal(rng: Draws, shape: tuple[int, ...]) -> jax.Array:
+    """(…, in, out) from N(0, 2 / fan_in), for layers followed by ReLU (He et al. 2015)."""
+    if rng is None:
+        return jnp.zeros(shape, jnp.float32)
+    return jnp.asarray(rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1]))))
+
+
+def xavier_uniform(rng: Draws, shape: tuple[int, int]) -> jax.Array:
+    """(in, out) from U(−a, a), a² = 6 / (in + out) (Glorot & Bengio 2010)."""
+    if rng is None:
+        return jnp.zeros(shape, jnp.float32)
+    limit = math.sqrt(6 / sum(shape))
+    return jnp.asarray(rng.uniform(-limit, limit, shape).astype(np.float32))
 
 
 def precision_of(compute_dtype: str):
@@ -33,10 +56,10 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, width: int):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.mean = nnx.BatchStat(jnp.zeros(width))
-        self.var = nnx.BatchStat(jnp.ones(width))
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
 
     def __call__(self, x, train: bool):
         mean, var = self.mean[...], self.var[...]
@@ -55,16 +78,25 @@ class BatchNorm(nnx.Module):
 class Conv(nnx.Module):
     """Weights of a convolution: kernel (k_height, k_width[, k_time], in, out) and bias (out,)."""
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.kernel = nnx.Param(jnp.zeros(shape))
-        self.bias = nnx.Param(jnp.zeros(shape[-1]))
+    def __init__(self, shape: tuple[int, ...], rng: Draws):
+        self.kernel = nnx.Param(he_normal(rng, shape))
+        self.bias = nnx.Param(jnp.zeros(shape[-1], jnp.float32))
 
 
 class ConvBlock(nnx.Module):
     """Convolution → BatchNorm → (+ input) → ReLU, in 2-D (audio) or 3-D (video; stride 1 over time)."""
 
-    def __init__(self, channels, kernel, stride, padding, residual, compute_dtype):
-        self.conv = Conv((*kernel, *channels))
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: tuple[int, ...],
+        stride: tuple[int, int],
+        padding: tuple[int, ...],
+        residual: bool,
+        compute_dtype: str,
+        rng: Draws,
+    ):
+        self.conv = Conv((*kernel, *channels), rng)
         self.norm = BatchNorm(channels[1])
         self.stride, self.padding, self.residual = stride, padding, residual
         self.compute_dtype = compute_dtype
@@ -99,7 +131,7 @@ class Prenet(nnx.Module):
         return x
 
 
-def video_prenet(config) -> Prenet:
+def video_prenet(config, rng: Draws) -> Prenet:
     """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width): SPEC 2, 17 blocks."""
     w0, w1, w2, w3, w4 = config.widths
     half, last = (2, 2), config.last_stride
@@ -118,10 +150,10 @@ def video_prenet(config) -> Prenet:
         ((w4, w4), (3, 3, 3), same, (0, 0, 1), not residual),
         ((w4, w4), (1, 1, 1), same, (0, 0, 0), not residual),
     ]
-    return Prenet([ConvBlock(*row, config.compute_dtype) for row in table])
+    return Prenet([ConvBlock(*row, config.compute_dtype, rng) for row in table])
 
 
-def audio_prenet(config) -> Prenet:
+def audio_prenet(config, rng: Draws) -> Prenet:
     """(batch, 80 mel, S, 1) → (batch, 1, S, width): SPEC 2, 14 blocks."""
     w0, w1, w2, w3, w4 = config.widths
     residual, same, third = True, (1, 1), (3, 1)
@@ -131,7 +163,7 @@ def audio_prenet(config) -> Prenet:
         table.extend([((wider, wider), (3, 3), same, (1, 1), residual)] * 2)
     table.append(((w3, w4), (3, 3), same, (0, 1), not residual))
     table.append(((w4, w4), (1, 1), same, (0, 0), not residual))
-    return Prenet([ConvBlock(*row, config.compute_dtype) for row in table])
+    return Prenet([ConvBlock(*row, config.compute_dtype, rng) for row in table])
 
 
 class Linear(nnx.Module):
@@ -140,9 +172,9 @@ class Linear(nnx.Module):
     XLA's CPU gradient of a product with more leading axes takes more than twice as long.
     """
 
-    def __init__(self, width_in: int, width_out: int, compute_dtype: str):
-        self.kernel = nnx.Param(jnp.zeros((width_in, width_out)))
-        self.bias = nnx.Param(jnp.zeros(width_out))
+    def __init__(self, width_in: int, width_out: int, compute_dtype: str, rng: Draws):
+        self.kernel = nnx.Param(xavier_uniform(rng, (width_in, width_out)))
+        self.bias = nnx.Param(jnp.zeros(width_out, jnp.float32))
         self.compute_dtype = compute_dtype
 
     def __call__(self, x, columns=slice(None)):
@@ -170,10 +202,10 @@ def attention_mask(queries: int, keys: int) -> np.ndarray:
 class CrossAttention(nnx.Module):
     """Multi-head attention with a packed in-projection; also returns the two relations that MTD distils."""
 
-    def __init__(self, config):
+    def __init__(self, config, rng: Draws):
         width = config.width
-        self.in_proj = Linear(width, 3 * width, config.compute_dtype)  # query | key | value
-        self.out_proj = Linear(width, width, config.compute_dtype)
+        self.in_proj = Linear(width, 3 * width, config.compute_dtype, rng)  # query | key | value
+        self.out_proj = Linear(width, width, config.compute_dtype, rng)
         self.dropout = nnx.Dropout(config.attention_dropout)
         self.num_heads = config.num_heads
         self.precision = precision_of(config.compute_dtype)
@@ -208,13 +240,13 @@ class CrossAttention(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Pre-LN layer; keys and values are the encoder's input source, normalised by the LayerNorm of the queries."""
 
-    def __init__(self, config):
+    def __init__(self, config, rng: Draws):
         width = config.width
         self.attention_norm = _layer_norm(config)
-        self.attention = CrossAttention(config)
+        self.attention = CrossAttention(config, rng)
         self.feedforward_norm = _layer_norm(config)
-        self.fc1 = Linear(width, 4 * width, config.compute_dtype)
-        self.fc2 = Linear(4 * width, width, config.compute_dtype)
+        self.fc1 = Linear(width, 4 * width, config.compute_dtype, rng)
+        self.fc2 = Linear(4 * width, width, config.compute_dtype, rng)
         self.relu_dropout = nnx.Dropout(config.relu_dropout)
         self.residual_dropout = nnx.Dropout(config.residual_dropout)
 
@@ -232,8 +264,8 @@ class EncoderLayer(nnx.Module):
 class CrossModalEncoder(nnx.Module):
     """A stack of layers in which one modality (the query) reads the other (the source)."""
 
-    def __init__(self, config):
-        self.layers = nnx.List([EncoderLayer(config) for _ in range(config.num_layers)])
+    def __init__(self, config, rng: Draws):
+        self.layers = nnx.List([EncoderLayer(config, rng) for _ in range(config.num_layers)])
         self.final_norm = _layer_norm(config)
         self.embedding_dropout = nnx.Dropout(config.embedding_dropout)
         self.skip_zero_tokens = config.zero_tokens_lose_position

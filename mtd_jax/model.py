@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from mtd_jax.errors import UserError
@@ -33,8 +34,8 @@ class ModelConfig:
       last_stride: (height, width) stride of the last down-sampling one, video block 14.
       embedding_dropout, relu_dropout, residual_dropout, attention_dropout: rates in [0, 1).
       zero_tokens_lose_position: quirk of the released code: a token whose channel 0 is 0 gets no position.
-      compute_dtype: "float32", "bfloat16", or with `jax_enable_x64` also "float64", for exact comparisons;
-        parameters and statistics are float32 in all of them.
+      compute_dtype: "float32" or "bfloat16", with float32 parameters and statistics in both; "float64", for exact
+        comparisons under `jax_enable_x64`, with float64 ones.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -155,15 +156,23 @@ def scale_pixels(frames, pixels: str):
 class SyncModel(nnx.Module):
     """Scores whether a window of mouth frames and a window of sound belong together."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, *, seed: int | None = 0):
+        """A freshly initialised network: He-normal convolutions, Xavier-uniform dense kernels, zero biases.
+
+        Args:
+          seed: of the initial kernels; None leaves them zero, see `abstract_model`.
+        """
+        rng = None if seed is None else np.random.default_rng(seed)
         self.config = config
-        self.video_prenet = video_prenet(config)
-        self.audio_prenet = audio_prenet(config)
-        self.av_encoder = CrossModalEncoder(config)
-        self.va_encoder = CrossModalEncoder(config)
-        self.fusion_encoder = CrossModalEncoder(config)
-        self.head = Linear(config.width, config.width, config.compute_dtype)
-        self.classifier = Linear(config.width, 1, config.compute_dtype)
+        self.video_prenet = video_prenet(config, rng)
+        self.audio_prenet = audio_prenet(config, rng)
+        self.av_encoder = CrossModalEncoder(config, rng)
+        self.va_encoder = CrossModalEncoder(config, rng)
+        self.fusion_encoder = CrossModalEncoder(config, rng)
+        self.head = Linear(config.width, config.width, config.compute_dtype, rng)
+        self.classifier = Linear(config.width, 1, config.compute_dtype, rng)
+        if config.compute_dtype == "float64":
+            nnx.update(self, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(self)))
 
     def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
         """Scores pairs of windows.
@@ -231,6 +240,11 @@ class SyncModel(nnx.Module):
 def _evaluate(graphdef, state, frames, mel):
     """Compiled as a whole: called from outside jit, op by op, a forward pass would take many times as long."""
     return nnx.merge(graphdef, state)._forward(frames, mel, train=False, rngs=None)
+
+
+def abstract_model(config: ModelConfig) -> SyncModel:
+    """A model whose arrays are shapes and dtypes alone: nothing is drawn or allocated."""
+    return nnx.eval_shape(lambda: SyncModel(config, seed=None))
 
 
 def count_parameters(model: SyncModel) -> int:

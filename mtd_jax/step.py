@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mtd_jax.arrays import bind, model_arrays, split_statistics
+from mtd_jax.arrays import bind, split_statistics
 from mtd_jax.audio import log_mel
 from mtd_jax.distributed.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
 from mtd_jax.losses import bce
@@ -53,12 +53,11 @@ class TrainState:
 
 def initial_state(run: Run, model: SyncModel) -> TrainState:
     """The state before the first step."""
-    return state_of(run, model_arrays(model))
+    return state_of(run, *split_statistics(model))
 
 
-def state_of(run: Run, arrays: dict) -> TrainState:
+def state_of(run: Run, params: dict, statistics: dict) -> TrainState:
     """The state before the first step, from the arrays of the model. Pure: `jax.eval_shape` gives its shapes."""
-    params, statistics = split_statistics(arrays)
     learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
     optimizer = run.optimizer.init({"model": params, "loss": learned})
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
@@ -74,7 +73,7 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
     Returns:
       The next state, and {name: float32 scalar}: total, its parts, gradient norm.
     """
-    mel = by_rows(training_mel, run.mesh)(batch["audio"])
+    mel = by_rows(functools.partial(training_mel, run.model), run.mesh)(batch["audio"])
     teacher = None
     if run.teacher is not None:
         teacher = score_grid(bind(run.teacher, gathered(teacher_arrays, run.mesh)), batch["frames"], mel)
@@ -86,7 +85,7 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
         model = bind(run.model, trained["model"] | state.statistics)
         student = score_grid(model, batch["frames"], mel, train=True, rngs=nnx.Rngs(dropout=key))
         total, parts = run.objective(student, teacher, batch["labels"], trained["loss"])
-        return total, (parts, split_statistics(model_arrays(model))[1])
+        return total, (parts, split_statistics(model)[1])
 
     trained = {"model": state.params, "loss": state.learned}
     (total, (parts, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -127,7 +126,8 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
     Returns {"pairs", "loss", "right", and true/false positives and false negatives at both thresholds}.
     """
     model = bind(run.model, gathered(state.params, run.mesh) | state.statistics)
-    logits, _ = score_grid(model, batch["frames"], by_rows(training_mel, run.mesh)(batch["audio"]))
+    mel = by_rows(functools.partial(training_mel, run.model), run.mesh)(batch["audio"])
+    logits, _ = score_grid(model, batch["frames"], mel)
     logits, labels, valid = logits[:, 0, 0], batch["labels"][:, 0, 0], batch["valid"].astype(jnp.float32)
     losses = jax.vmap(lambda logit, label: bce(logit[None], label[None]))(logits, labels)
     sums = {"pairs": jnp.sum(valid), "loss": jnp.sum(valid * losses)}
@@ -140,8 +140,10 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
     return sums
 
 
-def training_mel(audio):
-    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk on its own, last column dropped (SPEC 1)."""
+def training_mel(config: ModelConfig, audio: jax.Array) -> jax.Array:
+    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk separately, last column dropped (SPEC 1)."""
+    if config.compute_dtype == "float64":
+        audio = audio.astype(jnp.float64) / 32768
     return log_mel(audio)[..., :-1, :]
 
 

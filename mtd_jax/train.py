@@ -6,7 +6,7 @@ import time
 import jax
 from etils import epath
 
-from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import load_model, open_manager, writing
 from mtd_jax.config import model_config, validate
 from mtd_jax.data.draws import Shard
@@ -18,7 +18,7 @@ from mtd_jax.distributed.preemption import Preemption
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
 from mtd_jax.metrics import MetricWriter, NoWriter
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.progress import Progress
@@ -72,7 +72,7 @@ def train(config, workdir, report=print) -> dict:
         seed=config.seed,
         mesh=make_mesh(config.mesh),
     )
-    state = place(initial_state(run, create_model(run.model, config.seed)), run.mesh)
+    state = place(initial_state(run, SyncModel(run.model, seed=config.seed)), run.mesh)
     teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 

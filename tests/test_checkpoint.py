@@ -14,11 +14,12 @@ import pytest
 
 import mtd_jax
 from mtd_jax import checkpoint
-from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import check_checksums, checksums, open_manager, save_model
 from mtd_jax.config import default_config
 from mtd_jax.distributed.sharding import make_mesh, place
 from mtd_jax.errors import UserError
+from mtd_jax.model import SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.optimizer import make_optimizer, schedule_factor
 from mtd_jax.resume import restore_run, save_run
@@ -55,7 +56,7 @@ def test_checksums_notice_changed_and_swapped_entries(change):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "good"
-    save_model(folder, create_model(STUDENT, 0))
+    save_model(folder, SyncModel(STUDENT, seed=0))
     return folder
 
 
@@ -160,7 +161,7 @@ def saved(tmp_path_factory):
         seed=0,
         mesh=make_mesh(config.mesh, jax.devices()[:1]),
     )
-    start = initial_state(run, create_model(STUDENT, 0))
+    start = initial_state(run, SyncModel(STUDENT, seed=0))
     # Adam starts from zeros, which would compress to next to nothing.
     rng = np.random.default_rng(0)
     moments = jax.tree.map(lambda x: rng.random(x.shape, np.float32) if x.ndim else x, start.optimizer)
@@ -238,7 +239,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, mon
     with pytest.raises(
         UserError, match=r"cannot write a checkpoint to .*new/model: it takes up to 0\.\d MiB, 0\.0 MiB"
     ):
-        save_model(tmp_path / "new" / "model", create_model(STUDENT, 0))
+        save_model(tmp_path / "new" / "model", SyncModel(STUDENT, seed=0))
     assert not list(tmp_path.iterdir())
 
 

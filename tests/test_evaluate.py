@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from mtd_jax import evaluate as module
-from mtd_jax.arrays import create_model
 from mtd_jax.data.clip import Clip
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 
 
 class Clips:
@@ -46,7 +45,7 @@ def test_after_ctrl_c_no_further_clip_is_scored(monkeypatch):
     monkeypatch.setattr(module, "Scorer", lambda *_: score)
     try:
         with pytest.raises(KeyboardInterrupt):
-            module.evaluate(create_model(ModelConfig.tiny(num_layers=1), 0), Clips(), progress=False)
+            module.evaluate(SyncModel(ModelConfig.tiny(num_layers=1), seed=0), Clips(), progress=False)
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(scored) == 1

@@ -9,9 +9,9 @@ import pytest
 from jax import lax
 
 from mtd_jax import conv3d, inference, scoring
-from mtd_jax.arrays import abstract_arrays, bind, create_model, model_arrays
+from mtd_jax.arrays import abstract_arrays, bind, model_arrays
 from mtd_jax.folding import fold
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 
 SMALL = {"widths": (4, 8, 8, 16, 32), "num_layers": 2}
 CONFIGS = {
@@ -25,7 +25,7 @@ CONFIGS = {
 def lively_model(config):
     """Random statistics, scales and biases too: those of a fresh model would hide a mistake in folding."""
     rng = np.random.default_rng(0)
-    arrays = model_arrays(create_model(config, 0))
+    arrays = model_arrays(SyncModel(config, seed=0))
     for name, spec in abstract_arrays(config).items():
         if name.endswith(("/scale", "/var")):
             arrays[name] = jnp.asarray(rng.uniform(0.5, 1.5, spec.shape), jnp.float32)
@@ -122,7 +122,7 @@ def test_chunks_do_not_change_scores(clip):
 
 def test_bfloat16_scores_are_near(clip):
     config = ModelConfig.tiny(num_layers=1)
-    model = create_model(config, 0)
+    model = SyncModel(config, seed=0)
     half = bind(dataclasses.replace(config, compute_dtype="bfloat16"), model_arrays(model))
     scores, half_scores = scoring.score_clip(model, *clip), scoring.score_clip(half, *clip)
     assert half_scores.dtype == np.float32

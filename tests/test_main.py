@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mtd_jax import cli
-from mtd_jax.arrays import create_model
 from mtd_jax.checkpoint import save_model
 from mtd_jax.cli import MODES, run
 from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.model import SyncModel
 from tests.test_infer import SMALL
 from tests.videos import mux, noise, numbered
 
@@ -130,7 +130,7 @@ def test_synthesise_train_evaluate(tmp_path):
 
 
 def test_bad_videos_are_one_line_each(tmp_path):
-    save_model(tmp_path / "model", create_model(SMALL, 0))
+    save_model(tmp_path / "model", SyncModel(SMALL, seed=0))
     films = tmp_path / "films"
     films.mkdir()
     (films / "empty.mp4").touch()

@@ -1,6 +1,5 @@
 """The network against the reference values, and the properties it is built on."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,9 +10,16 @@ from flax import nnx
 from jax import lax
 
 from mtd_jax import conv3d, layers
-from mtd_jax.arrays import bind, create_model, model_arrays
+from mtd_jax.arrays import bind, computing_in, model_arrays, split_statistics
 from mtd_jax.errors import UserError
-from mtd_jax.model import ENCODERS, ModelConfig, SyncModel, scale_pixels
+from mtd_jax.model import (
+    ENCODERS,
+    ModelConfig,
+    SyncModel,
+    abstract_model,
+    count_parameters,
+    scale_pixels,
+)
 from tests.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
 TOKENS = ("video_tokens", "audio_tokens", "av_tokens", "va_tokens", "fusion_tokens")
@@ -54,8 +60,40 @@ def test_every_stage_matches_the_reference(file):
     "config, expected", [(ModelConfig.vocalist(), 80_106_561), (ModelConfig.mtd_vocalist(), 13_280_961)]
 )
 def test_parameter_counts(config, expected):
-    model = nnx.eval_shape(lambda: SyncModel(config))
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected
+    assert count_parameters(abstract_model(config)) == expected
+
+
+def test_a_new_model_is_live_and_follows_its_seed():
+    rng = np.random.default_rng(6)
+    frames = rng.integers(0, 256, (4, 5, 48, 96, 3), dtype=np.uint8)
+    mel = rng.uniform(-4, 4, (4, 16, 80)).astype(np.float32)
+    config = ModelConfig.tiny(num_layers=1)
+    default, same, other = (SyncModel(config, **seed)(frames, mel) for seed in ({}, {"seed": 0}, {"seed": 1}))
+    assert np.isfinite(default).all() and np.ptp(default) > 1e-4
+    np.testing.assert_array_equal(default, same)
+    assert np.abs(default - other).max() > 1e-4
+
+
+def test_initial_arrays_have_the_documented_distribution():
+    for name, array in model_arrays(SyncModel(ModelConfig.mtd_vocalist(), seed=3)).items():
+        array = np.asarray(array)
+        if array.ndim == 1:
+            assert (array == (1 if name.endswith(("/scale", "/var")) else 0)).all(), name
+        elif array.ndim == 2:  # Xavier: uniform up to its limit
+            limit = np.sqrt(6 / sum(array.shape))
+            assert np.abs(array).max() <= limit and array.size < 1000 or np.abs(array).max() > 0.99 * limit, name
+        else:  # He: normal, with the spread of a sample of this size
+            spread = np.sqrt(2 / np.prod(array.shape[:-1]))
+            assert abs(array.std() / spread - 1) < 4 / np.sqrt(2 * array.size), name
+
+
+def test_parameters_and_statistics_are_all_of_a_model():
+    model = SyncModel(ModelConfig.tiny(), seed=0)
+    params, statistics = split_statistics(model)
+    assert params.keys().isdisjoint(statistics)
+    assert params.keys() | statistics.keys() == model_arrays(model).keys()
+    assert len(statistics) == 2 * 31  # mean and variance after each convolution
+    assert sum(array.size for array in params.values()) == count_parameters(model)
 
 
 @pytest.mark.parametrize("fold", [conv3d._conv_taps, conv3d._conv_toeplitz])
@@ -105,23 +143,24 @@ def test_positions_are_halves_from_one_and_zero_tokens_have_none():
     table = layers.sinusoidal_positions(3, 8)
     np.testing.assert_allclose(table[0, 0], np.sin(1.0), rtol=1e-6)
     np.testing.assert_allclose(table[1, 7], np.cos(2.0 * 1e-4), rtol=1e-6)
-    encoder = layers.CrossModalEncoder(ModelConfig.tiny())
+    encoder = layers.CrossModalEncoder(ModelConfig.tiny(), None)
     tokens = jnp.ones((1, 4, 32)).at[0, 2, 0].set(0.0)
     embedded = encoder._embed(tokens, False, None)
     np.testing.assert_array_equal(embedded[0, 2, 1:], np.float32(32**0.5))
     assert np.abs(embedded[0, 1] - 32**0.5).max() > 0.5
-    kept = layers.CrossModalEncoder(ModelConfig.tiny(zero_tokens_lose_position=False))
+    kept = layers.CrossModalEncoder(ModelConfig.tiny(zero_tokens_lose_position=False), None)
     np.testing.assert_allclose(kept._embed(tokens, False, None)[0, 2, 0], np.sin(3.0), rtol=1e-5)
 
 
 def test_keys_and_values_come_from_the_input_source():
     """The values of every layer depend on the encoder's source alone, not on the running stream."""
-    encoder = layers.CrossModalEncoder(ModelConfig.tiny(num_layers=2))
     rng = np.random.default_rng(2)
+    encoder = layers.CrossModalEncoder(ModelConfig.tiny(num_layers=2), rng)
     queries, other, source = (jnp.asarray(rng.standard_normal((1, n, 32)), jnp.float32) for n in (6, 6, 5))
     _, _, values = encoder(queries, source)
     _, _, same_values = encoder(other, source)
     np.testing.assert_array_equal(values, same_values)
+    assert np.ptp(values) > 1e-3
 
 
 def test_pixel_conventions():
@@ -144,7 +183,7 @@ def test_training_mode_updates_running_statistics_with_the_unbiased_variance():
 
 
 def test_dropout_acts_in_training_only():
-    model = create_model(ModelConfig.tiny(), 0)
+    model = SyncModel(ModelConfig.tiny(), seed=0)
     rng = np.random.default_rng(4)
     frames = rng.integers(0, 256, (2, 5, 48, 96, 3), dtype=np.uint8)
     mel = rng.uniform(-4, 4, (2, 16, 80)).astype(np.float32)
@@ -161,12 +200,11 @@ def test_dropout_acts_in_training_only():
 
 def test_bfloat16_is_near_and_returns_float32():
     config = ModelConfig.tiny()
-    model = create_model(config, 0)
+    model = SyncModel(config, seed=0)
     rng = np.random.default_rng(5)
     frames = rng.integers(0, 256, (2, 5, 48, 96, 3), dtype=np.uint8)
     mel = rng.uniform(-4, 4, (2, 16, 80)).astype(np.float32)
-    half = SyncModel(dataclasses.replace(config, compute_dtype="bfloat16"))
-    nnx.update(half, nnx.state(model))
+    half = computing_in("bfloat16", model)
     logits, features = jax.jit(lambda: model(frames, mel, return_features=True))()
     half_logits, half_features = jax.jit(lambda: half(frames, mel, return_features=True))()
     assert {leaf.dtype for leaf in jax.tree.leaves((half_logits, half_features))} == {jnp.dtype("float32")}
@@ -183,7 +221,7 @@ def test_bfloat16_is_near_and_returns_float32():
     ],
 )
 def test_wrong_inputs_say_what_was_expected(frames, mel, message):
-    model = create_model(ModelConfig.tiny(), 0)
+    model = SyncModel(ModelConfig.tiny(), seed=0)
     with pytest.raises(ValueError, match=message):
         model(frames, mel)
 

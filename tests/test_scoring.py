@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from mtd_jax import scoring
-from mtd_jax.arrays import create_model
 from mtd_jax.audio import log_mel
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 from tests.golden_models import STUDENT, golden, recipe_model
 
 CONTEXTS = (5, 7, 9, 11, 13, 15)
@@ -15,7 +14,7 @@ CONTEXTS = (5, 7, 9, 11, 13, 15)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return create_model(ModelConfig.tiny(num_layers=1), 0)
+    return SyncModel(ModelConfig.tiny(num_layers=1), seed=0)
 
 
 def make_clip(seed, frames):
@@ -131,7 +130,7 @@ def test_shifts_are_whole_frames(tiny, shift):
 
 
 def test_a_scorer_keeps_the_weights_it_was_made_with():
-    model = create_model(ModelConfig.tiny(num_layers=1), 0)
+    model = SyncModel(ModelConfig.tiny(num_layers=1), seed=0)
     scorer, clip = scoring.Scorer(model), make_clip(3, 20)
     before = scorer(*clip)
     model.classifier.bias[...] += 4

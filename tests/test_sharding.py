@@ -24,11 +24,11 @@ import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 nnx.relu = jax.nn.softplus
-from mtd_jax.arrays import create_model, model_arrays
+from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import checksums
 from mtd_jax.config import default_config
 from mtd_jax import platform
-from mtd_jax.model import ModelConfig
+from mtd_jax.model import ModelConfig, SyncModel
 from mtd_jax.objective import Objective
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.step import Run, compile_steps, initial_state
@@ -53,8 +53,8 @@ for loss, data, fsdp in (("mtd", 1, 1), ("mtd", 8, 1), ("mtd", 4, 2), ("rkd", 1,
     config.mesh.data, config.mesh.fsdp = data, fsdp
     config.loss.name = loss
     run = dataclasses.replace(run, mesh=make_mesh(config.mesh), objective=Objective.from_config(config.loss))
-    start = initial_state(run, create_model(student, 0))
-    teacher_arrays = place(model_arrays(create_model(teacher, 1)), run.mesh)
+    start = initial_state(run, SyncModel(student, seed=0))
+    teacher_arrays = place(model_arrays(SyncModel(teacher, seed=1)), run.mesh)
     state = place(start, run.mesh)
     step, _ = compile_steps(run, state, teacher_arrays)
     arguments = state, teacher_arrays, put_batch(batch, run.mesh)

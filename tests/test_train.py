@@ -235,7 +235,7 @@ def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corp
 
 
 def test_a_model_of_longer_windows_is_evaluated_at_longer_contexts(corpus, tmp_path):
-    save_model(tmp_path / "long", mtd_jax.create_model(ModelConfig(**SMALL, window_frames=7), 0))
+    save_model(tmp_path / "long", mtd_jax.SyncModel(ModelConfig(**SMALL, window_frames=7), seed=0))
     evaluate_list(small_config(corpus), str(tmp_path / "long"), "test", str(tmp_path / "out.json"))
     assert list(json.loads((tmp_path / "out.json").read_text())["accuracy"]) == ["7", "9", "11", "13", "15", "17"]
 
@@ -292,7 +292,7 @@ def test_evaluation_counts_clips_it_cannot_read(corpus, teacher, tmp_path):
 
 
 def test_a_teacher_of_another_depth_is_refused(corpus, tmp_path):
-    save_model(tmp_path / "deep", mtd_jax.create_model(ModelConfig(**(SMALL | {"num_layers": 2})), 0))
+    save_model(tmp_path / "deep", mtd_jax.SyncModel(ModelConfig(**(SMALL | {"num_layers": 2})), seed=0))
     config = small_config(corpus, name="mtd")
     config.teacher = str(tmp_path / "deep")
     with pytest.raises(UserError, match="num_layers: expected 2"):

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import av
 from av.codec.context import ThreadType
@@ -24,13 +24,13 @@ class Faults:
     """The faults that decoding one stream met and survived.
 
     Attributes:
-      kind: "video" or "audio", the first word of each message.
+      kind: of the stream; the first word of each message.
       damaged: packets that the decoder rejected.
       concealed: frames that the decoder partly made up, because their data are damaged.
       messages: other faults, one line each.
     """
 
-    kind: str
+    kind: Literal["video", "audio"]
     damaged: int = 0
     concealed: int = 0
     messages: list[str] = dataclasses.field(default_factory=list)

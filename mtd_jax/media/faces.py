@@ -1,10 +1,9 @@
-"""Face detection in single frames: the interface, and the detectors that come with the project."""
+"""Face detection in single frames: the interface of a detector, and MTCNN."""
 
 import queue
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -90,18 +89,14 @@ def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def load_detector(name: str) -> FaceDetector:
-    """Loads "mtcnn", or the detector in an .onnx file (`onnx_faces.py` describes its inputs and outputs).
+    """Loads the detector of that name; the only one is "mtcnn".
 
     Raises:
-      UserError: `name` is neither of them, or the model cannot be loaded.
+      UserError: another name, or the detector's package is missing.
     """
     if name == "mtcnn":
         return Mtcnn()
-    if name.lower().endswith(".onnx"):
-        from mtd_jax.media.onnx_faces import OnnxDetector
-
-        return OnnxDetector(Path(name))
-    raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or the path of an .onnx or .json file')
+    raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or a .json file with boxes')
 
 
 def search_on_one_thread() -> None:

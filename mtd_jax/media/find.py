@@ -55,11 +55,11 @@ def face_source(name: str) -> FaceDetector | list[FaceBox]:
     """The detector or the boxes that `name` stands for.
 
     Args:
-      name: "mtcnn"; the path of an .onnx detector (`onnx_faces.py`) or of a .json file with the user's boxes
-        (`boxes.py`); or "whole" for videos that are already cropped to the face.
+      name: "mtcnn"; the path of a .json file with the user's boxes (`boxes.py`); or "whole" for videos that are
+        already cropped to the face.
 
     Raises:
-      UserError: `name` is none of these, or its file cannot be loaded.
+      UserError: `name` is none of these, its file cannot be loaded, or the detector's package is missing.
     """
     if name == "whole":
         return WHOLE_PICTURE
