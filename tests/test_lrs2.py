@@ -142,7 +142,7 @@ def test_unusable_clips_are_counted_by_reason_and_reported_once(tmp_path, caplog
         "without audio.wav": ["a/silent-film"],
         "with an unreadable audio.wav": ["a/noise"],
         "with fewer than 26 frames": ["a/short", "a/half-sound"],
-        "where the sound has 8000 Hz in 1 channel(s), expected 16000 Hz mono": ["a/telephone"],
+        "where the audio has 8000 Hz in 1 channel(s), expected 16000 Hz mono": ["a/telephone"],
         "without a readable folder": ["a/nowhere"],
         "listed before": ["a/good"],
     }

@@ -66,9 +66,9 @@ class VideoFile:
         Raises:
           UserError: the pixel format cannot be converted to RGB.
         """
-        for k, picture in self._grid(progress):
+        for k, frame in self._grid(progress):
             try:
-                pixels = picture.rgb(self.height, self.width)
+                pixels = frame.rgb(self.height, self.width)
             except (FFmpegError, ValueError) as error:
                 raise UserError(f"{self.path}: its frames cannot be converted to RGB ({error})") from error
             yield k, pixels
@@ -89,15 +89,15 @@ class VideoFile:
         return samples
 
     def _grid(self, progress: Progress | None) -> Iterator[tuple[int, Picture]]:
-        faults, picture = Faults("video"), None
+        faults, frame = Faults("video"), None
         with open_container(self.path) as container:
             source = pictures(container, video_stream(container, self.path), faults)
-            for k, picture in on_grid(source, self._origin, faults):
+            for k, frame in on_grid(source, self._origin, faults):
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
-                yield k, picture
-        if picture is not None and self.duration_seconds is not None:
-            end = self.start_seconds + float(picture.end - self._origin)
+                yield k, frame
+        if frame is not None and self.duration_seconds is not None:
+            end = self.start_seconds + float(frame.end - self._origin)
             if end < 0.95 * self.duration_seconds - 1:
                 faults.messages.append(f"video: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
         self._faults["video"] = faults.warnings()

@@ -66,7 +66,7 @@ def pictures(container: InputContainer, stream: av.VideoStream, faults: Faults) 
         yield previous
 
 
-def on_grid(shown: Iterator[Picture], origin: Fraction, faults: Faults) -> Iterator[tuple[int, Picture]]:
+def on_grid(frames: Iterator[Picture], origin: Fraction, faults: Faults) -> Iterator[tuple[int, Picture]]:
     """Yields (k, the frame for time origin + k/25): the nearest one, but never one 20 ms or more ahead.
 
     A frame is held until the next one, however long that takes. The last frame is held for its declared duration,
@@ -74,18 +74,18 @@ def on_grid(shown: Iterator[Picture], origin: Fraction, faults: Faults) -> Itera
     """
     period = Fraction(1, FPS)
     k, current, steps, first, longest = 0, None, 0, Fraction(0), Fraction(0)
-    for picture in shown:
+    for frame in frames:
         if current is None:
-            first = picture.time
+            first = frame.time
         else:
             steps += 1
-            longest = max(longest, picture.time - current.time)
+            longest = max(longest, frame.time - current.time)
             # From this time on the new frame is the nearer one, and due within half a period.
-            turn = max((current.time + picture.time) / 2, picture.time - period / 2) - origin
+            turn = max((current.time + frame.time) / 2, frame.time - period / 2) - origin
             while k * period <= turn:
                 yield k, current
                 k += 1
-        current = picture
+        current = frame
     if current is None:
         return
     average = (current.time - first) / steps if steps else period
