@@ -8,15 +8,15 @@ import importlib
 _HOME = {
     "load_model": "mtd_jax.checkpoint",
     "save_model": "mtd_jax.checkpoint",
-    "ModelConfig": "mtd_jax.model",
-    "SyncModel": "mtd_jax.model",
-    "Features": "mtd_jax.model",
-    "log_mel": "mtd_jax.audio",
+    "ModelConfig": "mtd_jax.network.model",
+    "SyncModel": "mtd_jax.network.model",
+    "Features": "mtd_jax.network.model",
+    "log_mel": "mtd_jax.network.mel",
     "Scorer": "mtd_jax.scoring",
     "score_clip": "mtd_jax.scoring",
     "context_accuracy": "mtd_jax.scoring",
-    "detect_offset": "mtd_jax.infer",
-    "mtd_loss": "mtd_jax.losses",
+    "detect_offset": "mtd_jax.sync.detect",
+    "mtd_loss": "mtd_jax.training.losses",
     "UserError": "mtd_jax.errors",
 }
 __all__ = sorted(_HOME)

@@ -29,10 +29,10 @@ from flax import traverse_util
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mtd_jax.arrays import abstract_arrays, bind, check_cover, model_arrays
-from mtd_jax.audio import MEL_SETTINGS
 from mtd_jax.errors import UserError, one_line
-from mtd_jax.model import ModelConfig, SyncModel
+from mtd_jax.network.mel import MEL_SETTINGS
+from mtd_jax.network.model import ModelConfig, SyncModel
+from mtd_jax.network.weights import abstract_arrays, bind, check_cover, model_arrays
 from mtd_jax.storage import is_remote
 
 FORMAT = 3

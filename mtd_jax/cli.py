@@ -145,16 +145,16 @@ def _dispatch(argv: list[str]) -> int | None:
 
 
 def _demo(values: CommandLine):
-    from mtd_jax import demo, platform
+    from mtd_jax import compilation, demo
 
-    platform.prepare()
+    compilation.prepare()
     demo.demo(values.workdir or "workdir", values.seed)
 
 
 def _train(values: CommandLine):
     config, workdir = values.needed("config"), values.needed("workdir")
     from mtd_jax.distributed import launch
-    from mtd_jax.train import train
+    from mtd_jax.training.train import train
 
     _join(values)
     with launch.abort_on_failure():
@@ -164,7 +164,7 @@ def _train(values: CommandLine):
 def _evaluate(values: CommandLine):
     config, checkpoint = values.needed("config"), values.needed("checkpoint")
     from mtd_jax.distributed import launch
-    from mtd_jax.evaluate import evaluate_list
+    from mtd_jax.evaluation.evaluate import evaluate_list
 
     _join(values)
     exit_at_once_on_sigterm()  # again: in several processes joining has installed JAX's handler
@@ -174,10 +174,10 @@ def _evaluate(values: CommandLine):
 
 def _join(values: CommandLine) -> None:
     """Joins the other processes of this run, if there are any."""
-    from mtd_jax import platform
+    from mtd_jax import compilation
     from mtd_jax.distributed import launch
 
-    platform.prepare()
+    compilation.prepare()
     exit_at_once_on_sigterm()  # until there is something to save
     launch.start(values.coordinator, values.num_processes, values.process_id)
 
@@ -186,10 +186,10 @@ def _infer(values: CommandLine) -> int:
     checkpoint, video = values.needed("checkpoint"), values.needed("video")
     if values.boxes and values["faces"].present:
         raise UserError("--boxes and --faces exclude each other: boxes of your own need no detector")
-    from mtd_jax import platform
-    from mtd_jax.measure import measure
+    from mtd_jax import compilation
+    from mtd_jax.sync.command import measure
 
-    platform.prepare()
+    compilation.prepare()
     return measure(
         checkpoint,
         video,
@@ -204,7 +204,7 @@ def _infer(values: CommandLine) -> int:
 
 def _preprocess(values: CommandLine) -> int:
     videos, output = values.needed("videos"), values.needed("output")
-    from mtd_jax.preprocess import preprocess
+    from mtd_jax.preprocess.command import preprocess
 
     summary = preprocess(
         videos,
@@ -220,7 +220,7 @@ def _preprocess(values: CommandLine) -> int:
 
 def _synthesize(values: CommandLine):
     output = values.needed("output")
-    from mtd_jax.data.corpus import synthesize
+    from mtd_jax.synthetic.corpus import synthesize
 
     synthesize(
         output,

@@ -1,7 +1,6 @@
 """The command line as a user meets it: one line per mistake, no traceback; synthesise → train → evaluate."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -14,22 +13,10 @@ from mtd_jax import cli
 from mtd_jax.checkpoint import save_model
 from mtd_jax.cli import MODES, run
 from mtd_jax.data.lrs2 import Lrs2Source
-from mtd_jax.model import SyncModel
-from tests.test_infer import SMALL
-from tests.videos import mux, noise, numbered
-
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = "--config.model.widths=(4,4,8,8,8)", "--config.model.num_heads=2", "--config.model.num_layers=1"
-
-
-def run_main(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+from mtd_jax.network.model import SyncModel
+from tests.helpers.cli import ROOT, TINY, run_main
+from tests.helpers.configs import STUDENT
+from tests.helpers.videos import mux, noise, numbered
 
 
 @pytest.mark.parametrize(
@@ -130,7 +117,7 @@ def test_synthesise_train_evaluate(tmp_path):
 
 
 def test_bad_videos_are_one_line_each(tmp_path):
-    save_model(tmp_path / "model", SyncModel(SMALL, seed=0))
+    save_model(tmp_path / "model", SyncModel(STUDENT, seed=0))
     films = tmp_path / "films"
     films.mkdir()
     (films / "empty.mp4").touch()

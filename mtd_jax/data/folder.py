@@ -1,0 +1,161 @@
+"""Lazy tracks of a `Clip`: a folder of JPEGs and a WAV file, of which a slice reads only its own part."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+import soundfile
+
+from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE, UnusableClip
+from mtd_jax.errors import one_line
+
+_HALF_SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFolder:
+    """The lower face halves of `directory/{first,first+1,…}.jpg`; a slice decodes only its own files.
+
+    Slicing gives uint8 RGB (n, 48, 96, 3) and raises `UnusableClip` when a file is missing or damaged.
+
+    Attributes:
+      name: of the clip, for errors.
+      directory: holds the JPEGs, one face crop each, of any size.
+      count: how many there are.
+      first: number of the first.
+    """
+
+    name: str
+    directory: str
+    count: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        numbers = range(*window.indices(self.count))
+        return decode_lower_faces(map(self.encoded, numbers), self.name, map(self._file, numbers))
+
+    def _file(self, number: int) -> str:
+        return f"{self.first + number}.jpg"
+
+    def encoded(self, number: int) -> bytes:
+        """The JPEG of frame `number`, counted from 0."""
+        file = self._file(number)
+        try:
+            return Path(self.directory, file).read_bytes()
+        except OSError as error:
+            raise UnusableClip(self.name, f"{file} cannot be read ({one_line(error)})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformFile:
+    """A 16 kHz mono WAV file; a slice seeks and reads only its own samples.
+
+    Slicing gives int16 (n,) and raises `UnusableClip` when the file is damaged or of another format.
+
+    Attributes:
+      name: of the clip, for errors.
+      path: of the WAV file.
+      count: how many samples it has.
+    """
+
+    name: str
+    path: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        start, stop, step = window.indices(self.count)
+        if step != 1:
+            raise ValueError(f"{self.name}: a waveform is sliced without a step, got {step}")
+        wanted = max(stop - start, 0)
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                check_format(self.name, file)
+                file.seek(start)
+                # Asked for 16-bit samples of a float file, libsndfile rounds without scaling: all 0 or ±1.
+                is_float = file.subtype in ("FLOAT", "DOUBLE")
+                samples = file.read(wanted, dtype="float32" if is_float else "int16")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise UnusableClip(self.name, f"the sound cannot be read ({one_line(error)})") from error
+        if len(samples) != wanted:
+            raise UnusableClip(self.name, f"the sound ends before sample {stop}")
+        if is_float:
+            samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+        return samples
+
+
+def decode_lower_faces(
+    encoded: Iterable[bytes], clip: str, labels: Iterable[str], *, are_halves: bool = False
+) -> np.ndarray:
+    """uint8 RGB (n, 48, 96, 3) from n JPEGs.
+
+    Args:
+      encoded: JPEGs of face crops of any size.
+      clip: its name, for errors.
+      labels: what to call each picture in errors.
+      are_halves: the JPEGs hold the lower halves already, 48×96.
+
+    Raises:
+      UnusableClip: a JPEG is damaged.
+    """
+    encoded = list(encoded)
+    halves = np.empty((len(encoded), *_HALF_SHAPE), np.uint8)
+    scratch = np.empty((FACE_SIZE, FACE_SIZE, 3), np.uint8)
+    for half, data, label in zip(halves, encoded, labels, strict=True):
+        try:
+            if are_halves:
+                decoded = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=half)
+                if decoded.shape != _HALF_SHAPE:
+                    raise ValueError(f"{decoded.shape}, expected {_HALF_SHAPE}")
+            else:
+                half[:] = decode_lower_face(data, scratch)
+        except ValueError as error:
+            raise UnusableClip(clip, f"{label} cannot be read ({one_line(error)})") from error
+    return halves
+
+
+def decode_lower_face(data: bytes, scratch: np.ndarray | None = None) -> np.ndarray:
+    """The lower half, uint8 RGB (48, 96, 3), of the face crop in a JPEG; perhaps a view of `scratch`.
+
+    Args:
+      data: a JPEG of a face crop of any size.
+      scratch: uint8 memory to decode into where it is large enough: if it is in the cache, an eighth faster.
+
+    Raises:
+      ValueError: the JPEG is damaged.
+    """
+    try:
+        return lower_face(simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=scratch))
+    except ValueError:
+        if scratch is None:
+            raise
+        return decode_lower_face(data)  # damaged, or larger than `scratch`
+
+
+def check_format(name: str, file: soundfile.SoundFile) -> None:
+    """Raises `UnusableClip` unless the file is 16 kHz mono."""
+    if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
+        got = f"{file.samplerate} Hz in {file.channels} channel(s)"
+        raise UnusableClip(name, f"the sound has {got}, expected {SAMPLE_RATE} Hz mono")
+
+
+def lower_face(face: np.ndarray) -> np.ndarray:
+    """The lower half of a face crop, after bilinear resizing to 96×96 where it has another size.
+
+    Args:
+      face: uint8 (height, width, 3), any channel order.
+
+    Returns:
+      uint8 (48, 96, 3), rows 48–95 of the 96×96 face.
+    """
+    if face.shape[:2] != (FACE_SIZE, FACE_SIZE):
+        face = cv2.resize(face, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)
+    return face[FACE_SIZE // 2 :]
