@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -165,7 +166,10 @@ def test_importing_the_package_does_not_import_jax():
 def test_public_names_exist():
     import mtd_jax
 
-    for name in mtd_jax.__all__:
+    assert mtd_jax.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for name in set(mtd_jax.__all__) - {"__version__"}:
         assert callable(getattr(mtd_jax, name)), name
+    declared = re.findall(r"import (\w+) as \1", (ROOT / "mtd_jax/__init__.py").read_text())
+    assert set(declared) == set(mtd_jax.__all__) - {"__version__"}  # what type checkers see is what there is
     with pytest.raises(AttributeError, match="nonsense"):
         _ = mtd_jax.nonsense

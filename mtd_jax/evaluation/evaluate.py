@@ -1,4 +1,4 @@
-"""The published protocol over a list of clips: accuracy by context, as a table and as JSON (SPEC 5)."""
+"""The published protocol over a list of clips: accuracy by context, as a table and as JSON (docs/method.md, 5)."""
 
 import contextlib
 import json

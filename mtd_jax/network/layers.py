@@ -132,7 +132,7 @@ class Prenet(nnx.Module):
 
 
 def video_prenet(config, rng: Draws) -> Prenet:
-    """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width): SPEC 2, 17 blocks."""
+    """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width), 17 blocks (docs/method.md, section 2)."""
     w0, w1, w2, w3, w4 = config.widths
     half, last = (2, 2), config.last_stride
     residual, same = True, (1, 1)
@@ -154,7 +154,7 @@ def video_prenet(config, rng: Draws) -> Prenet:
 
 
 def audio_prenet(config, rng: Draws) -> Prenet:
-    """(batch, 80 mel, S, 1) → (batch, 1, S, width): SPEC 2, 14 blocks."""
+    """(batch, 80 mel, S, 1) → (batch, 1, S, width), 14 blocks (docs/method.md, section 2)."""
     w0, w1, w2, w3, w4 = config.widths
     residual, same, third = True, (1, 1), (3, 1)
     table = [((1, w0), (3, 3), same, (1, 1), not residual), *[((w0, w0), (3, 3), same, (1, 1), residual)] * 2]

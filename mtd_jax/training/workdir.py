@@ -1,31 +1,33 @@
-"""The directory of a run: taken by one run at a time, seen by all its processes."""
+"""The folder of a run: one run at a time writes it, and all its processes see the same one."""
 
 import contextlib
-import fcntl
 import os
 import time
+from collections.abc import Iterator
+from typing import IO
 
 import jax
+from etils import epath
 
 from mtd_jax.distributed.launch import exchange
-from mtd_jax.errors import UserError
-from mtd_jax.storage import is_remote
+from mtd_jax.errors import UserError, one_line
+from mtd_jax.storage import is_remote, lock
 
 _LOCK = ".lock"
 _PATIENCE_SECONDS = 20.0  # network file systems show new files late
 
 
 @contextlib.contextmanager
-def taken(workdir):
-    """Makes the work directory and holds it for this run: two runs in one would destroy each other.
+def taken(workdir: epath.Path) -> Iterator[None]:
+    """Creates the work directory and holds it for this run: two runs in one folder would destroy each other.
 
-    The lock goes with process 0, however that ends. Object stores have none.
+    Process 0 holds the lock, and its end releases it, however it ends. Object stores have no locks.
 
     Raises:
-      UserError: if it cannot be written, another run has it, or another process sees another directory.
+      UserError: the folder cannot be written, another run holds it, or another process sees another folder.
     """
     mark = os.urandom(8).hex()
-    lock = _lock(workdir, mark) if jax.process_index() == 0 else None
+    held = _hold(workdir, mark) if jax.process_index() == 0 else None
     mark = exchange(mark)[0]
     if jax.process_index() and not is_remote(workdir) and not _appears(workdir / _LOCK, mark):
         raise UserError(
@@ -34,31 +36,31 @@ def taken(workdir):
     try:
         yield
     finally:
-        if lock:
-            lock.close()
+        if held:
+            held.close()
 
 
-def _lock(workdir, mark: str):
+def _hold(workdir: epath.Path, mark: str) -> IO[str] | None:
+    """Locks the folder and leaves `mark` in the lock file, for the other processes to find."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if is_remote(workdir):
             return None
-        lock = open(workdir / _LOCK, "a")  # noqa: SIM115 (closing it would give up the lock)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.truncate(0)
-        lock.write(mark)
-        lock.flush()
-    except BlockingIOError as error:
-        raise UserError(f"another run is writing to {workdir}; wait for it, or name another --workdir") from error
+        file = lock(
+            workdir / _LOCK, f"another run is writing to {workdir}; wait for it, or name another --workdir"
+        )
+        file.truncate(0)
+        file.write(mark)
+        file.flush()
+        return file
+    except FileExistsError as error:  # mkdir says so of a file, and of a link to nowhere
+        raise UserError(f"cannot write to --workdir {workdir}: a file with that name exists") from error
     except (OSError, ImportError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, FileExistsError):  # what mkdir says of a link that leads nowhere, too
-            reason = "there is something else than a folder of that name"
-        raise UserError(f"cannot write to --workdir {workdir}: {reason}") from error
-    return lock
+        raise UserError(f"cannot write to --workdir {workdir}: {one_line(error)}") from error
 
 
-def _appears(path, text: str) -> bool:
+def _appears(path: epath.Path, text: str) -> bool:
+    """Whether `path` holds `text` within some seconds."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < end:
         if path.exists() and path.read_text() == text:
