@@ -90,7 +90,7 @@ class ModelConfig:
                 raise UserError(f"model.{name}: expected a rate in [0, 1), got {getattr(self, name)}")
 
     def _final_size(self) -> tuple[int, int]:
-        """Height and width after the video prenet's strided blocks (docs/method.md, 2): kernel, padding, strides."""
+        """Height and width after the video prenet's strided blocks: kernel, padding, strides."""
         blocks = [
             (7, 3, self.stem_stride),
             (5, 1, (1, 2)),

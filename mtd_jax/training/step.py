@@ -141,7 +141,7 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
 
 
 def training_mel(config: ModelConfig, audio: jax.Array) -> jax.Array:
-    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk separately, last column dropped (docs/method.md, 1)."""
+    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk separately, last column dropped."""
     if config.compute_dtype == "float64":
         audio = audio.astype(jnp.float64) / 32768
     return log_mel(audio)[..., :-1, :]
