@@ -6,36 +6,30 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from absl import app, logging
+from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from mtd_jax.errors import UserError, error_line
+from mtd_jax.errors import exit_code, parse_flags
 from mtd_jax.parallel import usable_cores
 
 
-def run_benchmark(main) -> None:
-    """Runs a benchmark's `main()`; a user's mistake, a missing package or Ctrl-C becomes one line."""
+def run_benchmark(main: Callable[[], int | None]) -> None:
+    """Runs a benchmark's `main()` on the flags it defined, and exits; a user's mistake becomes one line."""
 
-    def run(argv):
+    def work() -> int | None:
+        parse_flags(flags.FLAGS, sys.argv)
         logging.set_verbosity(logging.WARNING)
-        try:
-            if len(argv) > 1:
-                raise UserError(f"expected only flags, got {' '.join(argv[1:])}")
-            return main()
-        except ModuleNotFoundError as error:
-            print(f"error: {error}; the first lines of the script say what to install", file=sys.stderr)
-        except (UserError, OSError) as error:
-            print(error_line(error), file=sys.stderr)
-        except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
-            return 130
-        return 1
+        return main()
 
-    app.run(run)
+    if "--help" in sys.argv:
+        print(sys.modules["__main__"].__doc__, flags.FLAGS.module_help(sys.argv[0]), sep="\n")
+        sys.exit(0)
+    sys.exit(exit_code(work))
 
 
 def warn_if_busy() -> None:

@@ -25,9 +25,9 @@ from mtd_jax.confidence import TOLERANCE
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.synthetic import portrait, record
 from mtd_jax.infer import detect_offset
-from mtd_jax.media.remux import shift_audio
 from mtd_jax.media.write import write_mp4
 from mtd_jax.storage import check_writable
+from mtd_jax.sync.fix import shift_audio
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Checkpoint directories.", required=True)
 flags.register_validator("checkpoints", bool, "at least one")

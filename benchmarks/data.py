@@ -27,9 +27,10 @@ from benchmarks.common import machine, print_results, run_benchmark, summarize, 
 from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME
 from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.pipeline import Loading, make_training_iterator
+from mtd_jax.data.records import DATASET_NAME, VERSION
 from mtd_jax.data.sampling import SILENCE_RMS, Pairing
 from mtd_jax.data.source import open_source
-from mtd_jax.data.tfds_builder import Contents, build
+from mtd_jax.data.tfds_builder import build
 from mtd_jax.errors import UserError
 
 try:
@@ -57,8 +58,9 @@ def make_data(cache: Path) -> dict[str, str]:
     roots = {"lrs2": cache / "files", "faces": cache / "faces", "halves": cache / "halves"}
     synthesize(roots["lrs2"], train_clips=CLIPS, val_clips=0, test_clips=0, seconds=SECONDS)
     sources = {"train": open_source("lrs2", str(roots["lrs2"]), "train", min_frames=0)}
-    build(Contents(sources), roots["faces"])
-    build(Contents(sources, lower_half=True), roots["halves"])
+    for name in ("faces", "halves"):
+        if not (roots[name] / DATASET_NAME / VERSION).exists():
+            build(sources, roots[name], lower_half=name == "halves")
     return {name: str(root) for name, root in roots.items()}
 
 

@@ -137,15 +137,16 @@ def torch_way(sizes: Sizes, form: dict) -> Way:
     config, form = distill.get_config(), torch_step.Form(**form)
     # The benchmark stays within the first epoch, where the rate is constant.
     factor, rates = float(published_schedule(config)(np.int32(0))), config.optimizer
+    student, teacher = configs_of(sizes, "float32")
     models = [
-        torch_step.torch_model(config, arrays, device, form.channels_last)
-        for config, arrays in zip(configs_of(sizes, "float32"), weights(sizes), strict=True)
+        torch_step.torch_model(model_config, arrays, device, form.channels_last)
+        for model_config, arrays in zip((student, teacher), weights(sizes), strict=True)
     ]
     update = torch_step.make_step(*models, form, rates.learning_rate * factor, rates.loss_learning_rate * factor)
     batches = [
         {
             "frames": torch.from_numpy(batch["frames"][:, 0]).to(device),
-            "mel": torch.from_numpy(np.array(training_mel(batch["audio"])[:, 0])).to(device),
+            "mel": torch.from_numpy(np.array(training_mel(student, batch["audio"])[:, 0])).to(device),
             "labels": torch.from_numpy(batch["labels"].ravel()).to(device),
         }
         for batch in host_batches(sizes)

@@ -23,7 +23,8 @@ def log_mel(waveform):
       waveform: (…, samples), 16 kHz; float in [−1, 1) or int16. At least 401 samples.
 
     Returns:
-      float32 (…, 1 + samples // 200, 80). The last column of a training chunk is to be dropped.
+      float32 (…, 1 + samples // 200, 80); float64 for a float64 waveform under `jax_enable_x64`. The last column
+      of a training chunk is to be dropped.
 
     Raises:
       ValueError: if the waveform is too short for the reflected border.
@@ -41,8 +42,9 @@ def log_mel_of_padded(padded):
         padded = padded.astype(jnp.float32) / 32768
     elif not jnp.issubdtype(padded.dtype, jnp.floating):
         raise ValueError(f"waveform: expected int16, or float in [-1, 1), got {padded.dtype}")
+    padded = padded.astype(jnp.promote_types(padded.dtype, jnp.float32))
     steps = 1 + (padded.shape[-1] - N_FFT) // HOP
-    hops = padded.astype(jnp.float32)[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
+    hops = padded[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
     chunks = jnp.concatenate([hops[..., k : k + steps, :] for k in range(N_FFT // HOP)], axis=-1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic Hann
     magnitude = jnp.abs(jnp.fft.rfft(chunks * window.astype(np.float32)))

@@ -1,10 +1,14 @@
 """`python main.py`: the whole story on synthetic talking faces, from pixels on disk to an accuracy table.
 
 Synthesise a corpus → read it back as LRS2 → train a teacher → train one student twice, alone and with MTD →
-measure all three on speakers none of them has seen → find the offset of a video whose sound was shifted, mend it.
+evaluate all three on unseen speakers → measure a video with shifted audio, and fix it.
 """
 
+import dataclasses
+import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -18,30 +22,56 @@ from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.synthetic import portrait, record
 from mtd_jax.evaluate import evaluate, write_json
 from mtd_jax.infer import detect_offset
-from mtd_jax.media.remux import shift_audio
 from mtd_jax.media.write import write_mp4
 from mtd_jax.model import count_parameters
 from mtd_jax.plots import draw_demo
+from mtd_jax.sync.fix import shift_audio
 from mtd_jax.train import train
 from mtd_jax.verdict import words
 
 LABELS = {"teacher": "teacher", "student_plain": "student, plain", "student_mtd": "student, MTD"}
-_CORPUS = {"train_clips": 200, "val_clips": 12, "test_clips": 24, "seconds": 4.0}
-_SHIFTED_SPEAKER, _SHIFTED_SECONDS = 100_000, 6.0  # a speaker of no list
+_SHIFTED_SPEAKER = 100_000  # on no list
 _OFFSETS = (-9, -7, -5, -4, 4, 5, 7, 9)  # frames; which one follows from the seed
 
 
-def demo(workdir, seed: int = 0) -> dict:
-    """Runs everything in `workdir`, or goes on there, and returns what it writes to summary.json."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything the demo makes; the defaults are those of `python main.py`.
+
+    Attributes:
+      train_clips, val_clips, test_clips, seconds: of the corpus, see `synthesize`.
+      video_seconds: length of the video that is measured and fixed.
+      changes: of config fields, for all three trainings, by dotted name: {"model.num_layers": 1}.
+    """
+
+    train_clips: int = 200
+    val_clips: int = 12
+    test_clips: int = 24
+    seconds: float = 4.0
+    video_seconds: float = 6.0
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def demo(workdir: str | os.PathLike, seed: int = 0, size: Size | None = None) -> dict[str, Any]:
+    """Runs everything in `workdir`, or resumes there, and returns what it writes to summary.json."""
+    size = size or Size()
     started = time.monotonic()
     workdir = epath.Path(workdir)
     say(1, f"synthesising talking faces into {workdir / 'corpus'}")
-    corpus = synthesize(workdir / "corpus", seed=seed, **_CORPUS)
+    corpus = synthesize(
+        workdir / "corpus",
+        seed=seed,
+        train_clips=size.train_clips,
+        val_clips=size.val_clips,
+        test_clips=size.test_clips,
+        seconds=size.seconds,
+    )
     test_clips = Lrs2Source(corpus, "test", min_frames=6)
 
     models, summary, results = {}, {}, {}
     for number, variant in enumerate(LABELS, start=2):
         config = load_config("demo", variant)
+        config.update_from_flattened_dict(size.changes)
         config.seed = seed
         config.data.root = str(corpus)
         config.teacher = str(workdir / "teacher") if config.loss.name == "mtd" else ""
@@ -58,8 +88,8 @@ def demo(workdir, seed: int = 0) -> dict:
         results[variant] = evaluate(model, test_clips)
         summary[variant]["accuracy"] = results[variant]["accuracy"]
 
-    say(6, "measuring a video whose sound was shifted, and mending it")
-    path, true_offset = shifted_video(workdir, seed)
+    say(6, "measuring a video with shifted audio, and fixing it")
+    path, true_offset = shifted_video(workdir, seed, size.video_seconds)
     track = detect_offset(models["student_mtd"], path).speaker_track
     shift_audio(path, workdir / "fixed.mp4", track.offset_seconds)
     fixed = detect_offset(models["student_mtd"], workdir / "fixed.mp4").speaker_track
@@ -73,25 +103,25 @@ def demo(workdir, seed: int = 0) -> dict:
 
     draw_demo(workdir / "demo.png", track.scores, summary, LABELS)
     write_json(workdir / "summary.json", summary)
-    tell(summary, workdir)
+    print_summary(summary, workdir)
     return summary
 
 
-def shifted_video(workdir, seed: int):
+def shifted_video(workdir: epath.Path, seed: int, seconds: float) -> tuple[epath.Path, int]:
     """Writes WORKDIR/shifted.mp4; returns its path and the true offset in frames (positive = early)."""
     true_offset = int(np.random.default_rng([seed, _SHIFTED_SPEAKER]).choice(_OFFSETS))
-    recording = record(seed, _SHIFTED_SPEAKER, 0, _SHIFTED_SECONDS)
+    recording = record(seed, _SHIFTED_SPEAKER, 0, seconds)
     frames, _ = portrait(recording)
     path = workdir / "shifted.mp4"
     write_mp4(path, frames, recording.waveform, audio_delay_samples=-SAMPLES_PER_FRAME * true_offset)
     return path, true_offset
 
 
-def say(number: int, line: str):
+def say(number: int, line: str) -> None:
     print(f"[{number}/6] {line}", flush=True)
 
 
-def tell(summary: dict, workdir):
+def print_summary(summary: dict[str, Any], workdir: epath.Path) -> None:
     """Prints the table and the verdicts."""
     rows = {LABELS[v]: (summary[v]["params"] / 1e6, summary[v]["accuracy"]) for v in LABELS}
     print_table(rows, published=False)
@@ -104,8 +134,8 @@ def tell(summary: dict, workdir):
     )
     shifted = summary["shifted_clip"]
     print(f"Shifted video: {words(shifted['true_offset'])}; measured: {words(shifted['measured_offset'])}.")
-    print(f"Its copy with the sound moved back: {words(shifted['offset_after_fix'])}.")
+    print(f"After the fix: {words(shifted['offset_after_fix'])}.")
     print(
         f"{summary['total_seconds'] / 60:.1f} minutes. "
-        f"Picture: {workdir / 'demo.png'}  Numbers: {workdir / 'summary.json'}"
+        f"Figure: {workdir / 'demo.png'}  Numbers: {workdir / 'summary.json'}"
     )

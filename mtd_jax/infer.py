@@ -36,7 +36,7 @@ def detect_offset(
     Args:
       model: for several videos pass a `Scorer`, which prepares the weights once.
       path: of any video file that FFmpeg reads.
-      faces: a name as in `face_source` ("mtcnn", "whole", an .onnx or .json file), or what that returns.
+      faces: a name as in `face_source` ("mtcnn", "whole", a .json file), or what that returns.
       max_shift: offsets from −max_shift to max_shift frames of 40 ms are compared, 2 to 125.
       find: how faces are searched.
       progress: told what is being done, and how far it is.

@@ -15,11 +15,11 @@ from mtd_jax.errors import UserError
 from mtd_jax.infer import check_max_shift, detect_offset
 from mtd_jax.media.container import read_head
 from mtd_jax.media.find import face_source
-from mtd_jax.media.remux import check_output, shift_audio
 from mtd_jax.media.sources import videos_in
 from mtd_jax.result import Result, one_line_json
 from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
+from mtd_jax.sync.fix import check_output, shift_audio
 
 
 def measure(

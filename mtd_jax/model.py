@@ -34,8 +34,8 @@ class ModelConfig:
       last_stride: (height, width) stride of the last down-sampling one, video block 14.
       embedding_dropout, relu_dropout, residual_dropout, attention_dropout: rates in [0, 1).
       zero_tokens_lose_position: quirk of the released code: a token whose channel 0 is 0 gets no position.
-      compute_dtype: "float32", "bfloat16", or with `jax_enable_x64` also "float64", for exact comparisons;
-        parameters and statistics are float32 in all of them.
+      compute_dtype: "float32" or "bfloat16", with float32 parameters and statistics in both; "float64", for exact
+        comparisons under `jax_enable_x64`, with float64 ones.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -171,6 +171,8 @@ class SyncModel(nnx.Module):
         self.fusion_encoder = CrossModalEncoder(config, rng)
         self.head = Linear(config.width, config.width, config.compute_dtype, rng)
         self.classifier = Linear(config.width, 1, config.compute_dtype, rng)
+        if config.compute_dtype == "float64":
+            nnx.update(self, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(self)))
 
     def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
         """Scores pairs of windows.

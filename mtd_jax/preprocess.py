@@ -66,7 +66,7 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
     Args:
       videos: a folder, or a list file, see `list_videos`.
       output: a new or empty folder, or one this function has written to before.
-      faces: "mtcnn", the path of an .onnx detector, or "whole" for videos that are cropped to the face already.
+      faces: "mtcnn", or "whole" for videos that are cropped to the face already.
       all_faces: also keep faces beside a larger one. They are mostly listeners, whose lips don't fit the sound.
       list_name: of the list file, without .txt: "train", "val", "test", "pretrain", …
       find: how videos are searched; the same defaults as for inference.
@@ -83,7 +83,7 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
     if workers is not None and workers < 1:
         raise UserError(f"expected workers ≥ 1, got {workers}")
     if faces.lower().endswith(".json"):
-        raise UserError(f'{faces}: boxes belong to one video; expected "mtcnn", "whole" or an .onnx file')
+        raise UserError(f'{faces}: boxes belong to one video; expected "mtcnn" or "whole"')
     check_list_name(list_name)
     output = Path(os.path.abspath(output))
     named = list_videos(videos)

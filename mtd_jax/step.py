@@ -73,7 +73,7 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
     Returns:
       The next state, and {name: float32 scalar}: total, its parts, gradient norm.
     """
-    mel = by_rows(training_mel, run.mesh)(batch["audio"])
+    mel = by_rows(functools.partial(training_mel, run.model), run.mesh)(batch["audio"])
     teacher = None
     if run.teacher is not None:
         teacher = score_grid(bind(run.teacher, gathered(teacher_arrays, run.mesh)), batch["frames"], mel)
@@ -126,7 +126,8 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
     Returns {"pairs", "loss", "right", and true/false positives and false negatives at both thresholds}.
     """
     model = bind(run.model, gathered(state.params, run.mesh) | state.statistics)
-    logits, _ = score_grid(model, batch["frames"], by_rows(training_mel, run.mesh)(batch["audio"]))
+    mel = by_rows(functools.partial(training_mel, run.model), run.mesh)(batch["audio"])
+    logits, _ = score_grid(model, batch["frames"], mel)
     logits, labels, valid = logits[:, 0, 0], batch["labels"][:, 0, 0], batch["valid"].astype(jnp.float32)
     losses = jax.vmap(lambda logit, label: bce(logit[None], label[None]))(logits, labels)
     sums = {"pairs": jnp.sum(valid), "loss": jnp.sum(valid * losses)}
@@ -139,8 +140,10 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict:
     return sums
 
 
-def training_mel(audio):
-    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk on its own, last column dropped (SPEC 1)."""
+def training_mel(config: ModelConfig, audio: jax.Array) -> jax.Array:
+    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk separately, last column dropped (SPEC 1)."""
+    if config.compute_dtype == "float64":
+        audio = audio.astype(jnp.float64) / 32768
     return log_mel(audio)[..., :-1, :]
 
 

@@ -1,10 +1,11 @@
 """Clips of many lengths and faults, and data sets of ArrayRecords built from lists."""
 
+from mtd_jax.data.records import VERSION
 from mtd_jax.data.source import open_source
-from mtd_jax.data.tfds_builder import Contents, build
+from mtd_jax.data.tfds_builder import build
 from tests.test_lrs2 import write_clip, write_list
 
-DATASET = "lip_sync_clips/1.0.0"
+DATASET = f"lip_sync_clips/{VERSION}"
 
 
 def write_odd_clips(root):
@@ -25,4 +26,4 @@ def write_odd_clips(root):
 
 def build_lists(root, output, *lists, workers=1, **options):
     sources = {name: open_source("lrs2", str(root), name, min_frames=0) for name in lists}
-    return build(Contents(sources, **options), output, workers=workers, progress=False)
+    return build(sources, output, workers=workers, progress=False, **options)

@@ -24,12 +24,12 @@ def pictures():
     return np.stack(moving).transpose(0, 2, 3, 1).astype(np.uint8)
 
 
-def cover(suffix):
-    """A still picture as a file of this kind, .png or .jpg."""
-    return cv2.imencode(suffix, pictures()[0])[1].tobytes()
+def cover():
+    """A still image as a .png file."""
+    return cv2.imencode(".png", pictures()[0])[1].tobytes()
 
 
-def rich(path, *, cover_suffix=".png", timecode=None):
+def rich(path, *, timecode=None):
     """Writes a film of 2 s into .mp4, .mov or .mkv: H.264 with pictures out of order, and sound in two languages.
 
     Beside them: subtitles, chapters, a cover (not in .mov) and in .mkv an attached file.
@@ -62,21 +62,16 @@ def rich(path, *, cover_suffix=".png", timecode=None):
         subtitle.metadata["language"] = "eng"
         picture = None
         if matroska:
-            container.add_attachment(f"cover{cover_suffix}", _mime(cover_suffix), cover(cover_suffix))
+            container.add_attachment("cover.png", "image/png", cover())
             container.add_attachment("notes.txt", "text/plain", FILE)
         elif path.suffix == ".mp4":
-            codec = {".png": "png", ".jpg": "mjpeg"}[cover_suffix]
-            picture = container.add_mux_stream(codec, width=WIDTH, height=HEIGHT)
+            picture = container.add_mux_stream("png", width=WIDTH, height=HEIGHT)
             picture.time_base, picture.disposition = Fraction(1, 90_000), Disposition.attached_pic
-        _fill(container, video, sounds, subtitle, picture, cover(cover_suffix))
+        _fill(container, video, sounds, subtitle, picture)
     return path
 
 
-def _mime(suffix):
-    return {".png": "image/png", ".jpg": "image/jpeg"}[suffix]
-
-
-def _fill(container, video, sounds, subtitle, picture, still):
+def _fill(container, video, sounds, subtitle, picture):
     packets = []
     for number, pixels in enumerate(pictures()):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -95,7 +90,7 @@ def _fill(container, video, sounds, subtitle, picture, still):
         data = text if container.format.name == "matroska" else len(text).to_bytes(2, "big") + text
         packets.append(_packet(subtitle, data, round(1000 * start), 500))
     if picture is not None:
-        packets.append(_packet(picture, still, 0, 1))
+        packets.append(_packet(picture, cover(), 0, 1))
     for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
         container.mux(packet)
 

@@ -16,7 +16,7 @@ from mtd_jax.data.acappella import AcappellaSource
 from mtd_jax.data.pipeline import make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.source import list_names, open_source
-from mtd_jax.data.tfds_builder import Contents, build
+from mtd_jax.data.tfds_builder import build
 from mtd_jax.errors import UserError
 from mtd_jax.evaluate import evaluate_list
 from mtd_jax.protocol import acappella, lrs2, protocol_named
@@ -127,7 +127,7 @@ def test_records_of_acappella_give_the_same_batches(tmp_path):
         write_song(tmp_path / "files", "seen", f"a/b/{clip}", frames=30 + i, seed=i)
     assert list_names("acappella", str(tmp_path / "files")) == ["seen"]
     files = open_source("acappella", str(tmp_path / "files"), "seen", min_frames=26)
-    build(Contents({"seen": files}), tmp_path, workers=1, progress=False)
+    build({"seen": files}, tmp_path, workers=1, progress=False)
     records = open_source("tfds", str(tmp_path), "seen", min_frames=26)
     pairing = Pairing("reference", window_frames=25)
     batches = [take(make_training_iterator(s, pairing, seed=0, batch_size=4), 3) for s in (files, records)]

@@ -52,8 +52,7 @@ def test_formats(boxes_file, content, expected):
         ({"box": [1, 2, 30, 40], "start_seconds": True}, "start_seconds < end_seconds"),
         ({"box": [1, 2, 30, 40], "start_seconds": math.nan}, "start_seconds < end_seconds"),
         ([True, False, 30, 40], "entry 1: expected"),
-        ([10**400, 2, 30, 40], "entry 1: expected"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        ("[1e400, 2, 30, 40]", "entry 1: expected"),
     ],
 )
 def test_faults_name_the_entry(boxes_file, content, message):
@@ -93,5 +92,5 @@ def test_boxes_outside_the_video_are_refused(face, message):
 def test_sources_of_faces_by_name(boxes_file):
     assert face_source("whole") == [FaceBox(None)]
     assert face_source(str(boxes_file([1, 2, 30, 40]))) == [FaceBox((1, 2, 30, 40))]
-    with pytest.raises(UserError, match="expected"):
-        face_source("anything")
+    with pytest.raises(UserError, match='expected "mtcnn", "whole"'):
+        face_source("haar")

@@ -1,21 +1,18 @@
-"""Face detectors: MTCNN on synthetic portraits, an ONNX model, and the crop."""
+"""MTCNN on synthetic portraits, and the crop."""
 
 import cv2
 import numpy as np
 import pytest
 
 from mtd_jax.data.synthetic import portrait, record
-from mtd_jax.errors import UserError
 from mtd_jax.media.crop import crop_face, lower_face
-from mtd_jax.media.faces import Mtcnn, clip_boxes, load_detector
-from mtd_jax.media.onnx_faces import suppress
+from mtd_jax.media.faces import Mtcnn, clip_boxes
 from mtd_jax.media.tracks import iou
-from tests.tiny_onnx import SIDE, brightness_detector
 
 
 @pytest.fixture(scope="module")
 def mtcnn():
-    return load_detector("mtcnn")
+    return Mtcnn()
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def portraits():
 def test_mtcnn_finds_each_portrait_once(mtcnn, portraits):
     pictures, boxes = portraits
     found = mtcnn.detect(pictures)
-    assert isinstance(mtcnn, Mtcnn) and [len(faces) for faces in found] == [1, 1, 1, 1]
+    assert [len(faces) for faces in found] == [1, 1, 1, 1]
     for faces, box in zip(found, boxes, strict=True):
         assert faces.dtype == np.float32 and faces[0, 4] > 0.95
         assert iou(faces[:, :4], box[None])[0, 0] > 0.6
@@ -45,62 +42,6 @@ def test_mtcnn_finds_two_faces_and_leaves_empty_and_tiny_pictures_empty(mtcnn, p
     both = np.concatenate(portraits[0][:2], axis=1)
     pictures = [both, np.full((200, 300, 3), 120, np.uint8), np.zeros((5, 9, 3), np.uint8)]
     assert [faces.shape for faces in mtcnn.detect(pictures)] == [(2, 5), (0, 5), (0, 5)]
-
-
-def test_onnx_model_finds_bright_quarters(tmp_path):
-    (tmp_path / "a.onnx").write_bytes(brightness_detector())
-    detector = load_detector(str(tmp_path / "a.onnx"))
-    picture = np.zeros((80, 120, 3), np.uint8)
-    picture[40:, :60] = 255
-    both = picture.copy()
-    both[:40, 60:] = 250
-    found = detector.detect([picture, both, np.zeros_like(picture)])
-    np.testing.assert_allclose(found[0], [[0, 40, 60, 80, 1]], atol=0.02)
-    np.testing.assert_allclose(found[1], [[0, 40, 60, 80, 1], [60, 0, 120, 40, 123 / 128]], atol=0.02)
-    assert found[2].shape == (0, 5)
-
-
-def test_onnx_model_gets_rgb(tmp_path):
-    data = brightness_detector()
-    weights = np.array([-1, -1, -1, 1, 1, 1], "<f4") / 3
-    assert data.count(weights.tobytes()) == 1
-    only_red = np.array([0, 0, 0, 1, 0, 0], "<f4")
-    (tmp_path / "red.onnx").write_bytes(data.replace(weights.tobytes(), only_red.tobytes()))
-    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
-    picture[:8, :8, 0] = picture[8:, 8:, 2] = 255
-    (faces,) = load_detector(str(tmp_path / "red.onnx")).detect([picture])
-    np.testing.assert_allclose(faces[:, :4], [[0, 0, 8, 8]])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (None, "no such file"),
-        (b"", "not an ONNX model"),
-        (b"not a model" * 40, "not an ONNX model"),
-        (brightness_detector()[:300], "not an ONNX model"),
-        (brightness_detector(channels=1), "not an ONNX model"),
-        (brightness_detector(boxes_name="bboxes"), "outputs `scores` and `boxes`"),
-    ],
-)
-def test_unfit_onnx_models_are_one_line(tmp_path, data, message):
-    path = tmp_path / "a.onnx"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(UserError, match=message) as caught:
-        load_detector(str(path))
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
-
-
-def test_unknown_detectors_are_refused():
-    with pytest.raises(UserError, match='expected "mtcnn", "whole"'):
-        load_detector("haar")
-
-
-def test_suppression_keeps_the_best_of_overlapping_candidates():
-    candidates = np.array([[0, 0, 10, 10, 0.8], [1, 0, 11, 10, 0.9], [40, 0, 50, 10, 0.75]], np.float32)
-    np.testing.assert_array_equal(suppress(candidates), candidates[[1, 2]])
-    assert suppress(candidates[:0]).shape == (0, 5)
 
 
 def test_boxes_are_cut_at_the_edges():

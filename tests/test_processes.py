@@ -23,7 +23,7 @@ LIMIT = 600  # seconds for anything that could hang
 
 
 def start(commands, devices=1):
-    """Starts a process per command here, each with its place: as flags for main.py, else as arguments."""
+    """Starts a process per command, each with its place among them: as flags for main.py, else as arguments."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
@@ -67,8 +67,8 @@ def logged(workdir, name):
 
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory):
-    """Float64 trainings of 12 steps: "one" on one device, "pod" in two processes of two devices, which split
-    kernels in two, and "relay", whose three epochs run as one, pod and one. One and pod evaluate the teacher, too.
+    """Float64 trainings of 12 steps: "one" on one device; "pod" in two processes with two devices each, kernels
+    split in two; "relay", whose three epochs run as one, pod and one. One and pod also evaluate the teacher.
     """
     folder = tmp_path_factory.mktemp("processes")
     teacher = mtd_jax.ModelConfig.tiny(widths=(4, 4, 8, 8, 16), num_layers=1, num_heads=2)
@@ -224,7 +224,7 @@ sys.exit(exit_code(loop))
 
 @pytest.mark.parametrize("name, head_start, code", [("SIGINT", 0, 130), ("SIGTERM", 3, 75)])
 def test_a_notice_stops_all_processes_at_the_same_step(name, head_start, code):
-    """Ctrl-C while they run; SIGTERM some seconds before, so that JAX agrees on a step already done."""
+    """Ctrl-C in the loop, and SIGTERM so long before that JAX agrees on a step that a resumed run has done."""
     first, second = scripts(STOP.format(name=name, head_start=head_start))
     assert (first[0], second[0]) == (code, code)
     assert first[2] == second[2] and re.match(rf"{name}: saved step \d+ of 9", first[2][0])

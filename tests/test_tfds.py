@@ -14,13 +14,13 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from mtd_jax.data import tfds_source, views
+from mtd_jax.data import records as records_module
+from mtd_jax.data import views
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.data.pipeline import Loading, evaluation_pairs, make_training_iterator
-from mtd_jax.data.records import index_file, records_of
+from mtd_jax.data.records import VERSION, RecordSource, records_of
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.source import open_source
-from mtd_jax.data.tfds_source import TfdsSource
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
 from mtd_jax.evaluate import evaluate_list
@@ -33,10 +33,10 @@ from tests.test_train import small_config
 
 @pytest.fixture(scope="module")
 def corpus_output(corpus, tmp_path_factory):
-    """The synthetic corpus, through the command, in two processes, and without TensorFlow."""
+    """The synthetic corpus, through the command, with two threads, and without TensorFlow."""
     output = tmp_path_factory.mktemp("corpus-records")
     command = [
-        "",
+        "tfds_builder",
         f"--root={corpus}",
         f"--output={output}",
         "--workers=2",
@@ -45,25 +45,24 @@ def corpus_output(corpus, tmp_path_factory):
     ]
     code = f"""
 import sys
-from mtd_jax.data.tfds_builder import run
-if __name__ == "__main__":
-    status = run({command})
-    assert "tensorflow" not in sys.modules
-    sys.exit(status)
+from mtd_jax.data.tfds_builder import main
+status = main({command})
+assert "tensorflow" not in sys.modules
+sys.exit(status)
 """
     arguments = [sys.executable, "-c", code]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("train: 8 clips, 0 left out") and lines[-1].startswith(f"data set: {output}")
-    assert sorted(os.listdir(output)) == [".lip_sync_clips.lock", "lip_sync_clips"]
+    assert lines[0].startswith("train: 8 clips, 0 skipped") and lines[-1].startswith(f"data set: {output}")
+    assert os.listdir(output) == ["lip_sync_clips"] and os.listdir(output / "lip_sync_clips") == [VERSION]
     return output
 
 
 @pytest.mark.parametrize("record_frames", [1, 7, 16, 1000])
 def test_clips_are_those_of_the_files(odd_clips, tmp_path, record_frames):
     build_lists(odd_clips, tmp_path, "train", record_frames=record_frames, shard_frames=60)
-    files, records = Lrs2Source(odd_clips, "train", min_frames=6), TfdsSource(tmp_path, "train", min_frames=6)
+    files, records = Lrs2Source(odd_clips, "train", min_frames=6), RecordSource(tmp_path, "train", min_frames=6)
     assert [records[i].name for i in range(len(records))] == [files[i].name for i in range(len(files))]
     assert len(files) == 6
     for file, record in ((files[i], records[i]) for i in range(len(files))):
@@ -84,12 +83,12 @@ def test_clips_are_those_of_the_files(odd_clips, tmp_path, record_frames):
 def test_the_same_clips_are_left_out(odd_clips, odd_output, min_frames, caplog):
     with caplog.at_level(logging.WARNING):
         files = Lrs2Source(odd_clips, "train", min_frames=min_frames)
-        records = TfdsSource(odd_output, "train", min_frames=min_frames)
+        records = RecordSource(odd_output, "train", min_frames=min_frames)
     assert records.skipped == files.skipped
     first, second = (record.getMessage().split(": ", 1)[1] for record in caplog.records)
     assert first == second
     with pytest.raises(UserError, match="none of its 8 clips is usable"):
-        TfdsSource(odd_output, "train", min_frames=100)
+        RecordSource(odd_output, "train", min_frames=100)
 
 
 @pytest.mark.parametrize("pairing", [Pairing("reference"), Pairing("grid", windows=3, min_gap=4)])
@@ -109,16 +108,16 @@ def test_batches_are_the_same_bit_for_bit(corpus, corpus_output, pairing):
 
 def test_a_damaged_picture_is_met_by_the_same_draws(odd_clips, odd_output):
     options = {"seed": 1, "batch_size": 40}
-    sources = Lrs2Source(odd_clips, "train", min_frames=26), TfdsSource(odd_output, "train", min_frames=26)
+    sources = Lrs2Source(odd_clips, "train", min_frames=26), RecordSource(odd_output, "train", min_frames=26)
     files, records = (take(make_training_iterator(s, Pairing("reference"), **options), 2) for s in sources)
     assert_same(records, files)
     assert sum(batch["skipped"].sum() for batch in files) > 0
 
 
 def test_only_what_a_draw_needs_is_read_and_decoded(corpus_output, monkeypatch):
-    source = TfdsSource(corpus_output, "train", min_frames=26)
+    source = RecordSource(corpus_output, "train", min_frames=26)
     parsed, decoded, this_thread = [], [], threading.get_ident()
-    parse, decode = tfds_source.parse, simplejpeg.decode_jpeg
+    parse, decode = records_module.parse, simplejpeg.decode_jpeg
 
     def noting(function, calls):
         """`function`; `calls` gets what it returns here, not in threads of an earlier test that read ahead."""
@@ -131,7 +130,7 @@ def test_only_what_a_draw_needs_is_read_and_decoded(corpus_output, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(tfds_source, "parse", noting(parse, parsed))
+    monkeypatch.setattr(records_module, "parse", noting(parse, parsed))
     monkeypatch.setattr(views.simplejpeg, "decode_jpeg", noting(decode, decoded))
     assert len(source[2].frames[17:22]) == 5
     assert len(decoded) == 5 and [(s.first_frame, len(s.frames)) for s in parsed] == [(16, 16)]
@@ -142,7 +141,7 @@ def test_only_what_a_draw_needs_is_read_and_decoded(corpus_output, monkeypatch):
 
 def test_lower_halves(corpus, corpus_output, tmp_path):
     build_lists(corpus, tmp_path, "test", lower_half=True)
-    halves, faces = (TfdsSource(root, "test", min_frames=26)[0] for root in (tmp_path, corpus_output))
+    halves, faces = (RecordSource(root, "test", min_frames=26)[0] for root in (tmp_path, corpus_output))
     assert simplejpeg.decode_jpeg_header(halves.frames.encoded(7))[:2] == (48, 96)
     sizes = [sum(len(clip.frames.encoded(n)) for n in range(40)) for clip in (halves, faces)]
     assert sizes[0] < sizes[1]
@@ -159,7 +158,7 @@ def test_lower_halves(corpus, corpus_output, tmp_path):
 
 def test_a_lower_half_that_cannot_be_made_is_kept_as_it_was(odd_clips, tmp_path):
     build_lists(odd_clips, tmp_path, "train", lower_half=True)
-    source = TfdsSource(tmp_path, "train", min_frames=26)
+    source = RecordSource(tmp_path, "train", min_frames=26)
     clip = next(source[i] for i in range(len(source)) if source[i].name == "b/damaged")
     assert clip.frames[10:20].shape == (10, 48, 96, 3)
     with pytest.raises(UnusableClip, match="b/damaged: frame 20"):
@@ -178,7 +177,7 @@ def test_any_program_reads_it_with_tfds(corpus, corpus_output):
 
 
 def test_source_travels_to_another_process(corpus_output):
-    source = TfdsSource(corpus_output, "train", min_frames=26)
+    source = RecordSource(corpus_output, "train", min_frames=26)
     frames = source[3].frames[4:9]  # its files are open now
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy[3].frames[4:9], frames)
@@ -193,11 +192,11 @@ def one_shard(odd_clips, tmp_path):
 def test_a_damaged_record_is_skipped_and_counted(one_shard):
     output, path = one_shard
     data = bytearray(path.read_bytes())
-    source = TfdsSource(output, "train", min_frames=26)
+    source = RecordSource(output, "train", min_frames=26)
     at = data.index(source[1].waveform[9 * 640 : 10 * 640].tobytes())
     data[at] ^= 255
     path.write_bytes(data)
-    source = TfdsSource(output, "train", min_frames=26)
+    source = RecordSource(output, "train", min_frames=26)
     with pytest.raises(UnusableClip, match="a/more-pictures: record 7 cannot be read"):
         source[1].frames[9:14]
     assert source[1].frames[16:30].shape == (14, 48, 96, 3)
@@ -207,24 +206,26 @@ def test_a_damaged_record_is_skipped_and_counted(one_shard):
 
 def test_records_of_another_order_are_noticed(one_shard):
     output, _ = one_shard
-    source = TfdsSource(output, "train", min_frames=26)
+    source = RecordSource(output, "train", min_frames=26)
     source._first_record[1] += 1
     with pytest.raises(UnusableClip, match=r"record 7 is of a/more-pictures, frame 8; expected frame 0"):
         source[1].frames[0:5]
 
 
 def damage(kind, folder, path):
-    index = folder / index_file("train")
+    index = folder / "metadata.json"
     if kind == "missing shard":
         path.unlink()
     elif kind == "truncated shard":
         path.write_bytes(path.read_bytes()[:-1000])
     elif kind == "missing index":
         index.unlink()
+    elif kind == "damaged index":
+        index.write_text(index.read_text()[:-10])
     elif kind == "index of another build":
         index.write_text(index.read_text().replace('"record_frames": 8', '"record_frames": 9'))
-    elif kind == "index of another version":
-        index.write_text(index.read_text().replace('"format": 1', '"format": 2'))
+    elif kind == "another version":
+        folder.rename(folder.with_name("1.0.0"))
     elif kind == "never finished":
         (folder / "dataset_info.json").unlink()
 
@@ -232,25 +233,26 @@ def damage(kind, folder, path):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("missing shard", "is missing, expected .* the data set is incomplete"),
+        ("missing shard", "the data set is incomplete: expected .* bytes in 1 files of split train, found 0"),
         ("truncated shard", "the data set is incomplete"),
-        ("missing index", "no index of clips"),
-        ("index of another build", "does not belong to the records"),
-        ("index of another version", "another format"),
-        ("never finished", "no complete data set"),
+        ("missing index", "expected an index of clips"),
+        ("damaged index", "expected an index of clips"),
+        ("index of another build", "belongs to another build"),
+        ("another version", f"expected a complete data set .* in {DATASET}"),
+        ("never finished", "expected a complete data set"),
     ],
 )
 def test_an_incomplete_data_set_is_one_clear_line(one_shard, kind, message):
     output, path = one_shard
     damage(kind, output / DATASET, path)
     with pytest.raises(UserError, match=message) as error:
-        TfdsSource(output, "train", min_frames=26)
+        RecordSource(output, "train", min_frames=26)
     assert "\n" not in str(error.value)
 
 
 def test_a_split_that_is_not_there(one_shard):
     with pytest.raises(UserError, match="no split 'pretrain'; it has train"):
-        TfdsSource(one_shard[0], "pretrain", min_frames=26)
+        RecordSource(one_shard[0], "pretrain", min_frames=26)
 
 
 def test_training_goes_on_when_files_become_records(corpus, corpus_output, tmp_path):

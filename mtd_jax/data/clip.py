@@ -1,4 +1,4 @@
-"""The one record type of the data side: a talking face at 25 fps with its sound at 16 kHz."""
+"""The one record type of the data side, a talking face at 25 fps with 16 kHz audio, and where it comes from."""
 
 import dataclasses
 from typing import Protocol
@@ -37,3 +37,22 @@ class Clip:
     def num_frames(self) -> int:
         """Frames that have both picture and sound."""
         return min(len(self.frames), len(self.waveform) // SAMPLES_PER_FRAME)
+
+
+class ClipSource(Protocol):
+    """Where clips come from: `source.open_source` opens one. Picklable, for worker processes.
+
+    Attributes:
+      list_path: the list or the split, in words for people.
+      skipped: names of the listed clips that cannot be used, by reason.
+      encoding: empty, or what was done to the pixels of the files; part of the clips' checksum, so that no
+        training resumes with other pixels unnoticed.
+    """
+
+    list_path: str
+    skipped: dict[str, list[str]]
+    encoding: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip: ...

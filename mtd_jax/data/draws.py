@@ -5,12 +5,11 @@ Row r of global batch k is draw k·B + r; a process of several works out its own
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from absl import logging
 
-from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME
+from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME, ClipSource
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.unusable import UnusableClip
 from mtd_jax.errors import UserError
@@ -36,14 +35,14 @@ class _Draw:
     """What both kinds of draw know.
 
     Attributes:
-      source: `len(source)`, `source[i] -> Clip`; picklable.
+      source: the clips.
       pairing: how a clip becomes an example.
       seed: 0 or more.
       batch_size: B of the global batch, over all processes.
       shard: whose rows are drawn.
     """
 
-    source: Any
+    source: ClipSource
     pairing: Pairing
     seed: int
     batch_size: int

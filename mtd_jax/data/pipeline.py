@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME
+from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME, ClipSource
 from mtd_jax.data.draws import EvaluationDraw, Shard, TrainingDraw
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.errors import UserError
@@ -53,7 +53,7 @@ WHOLE_BATCH = Shard()
 
 
 def make_training_iterator(
-    source,
+    source: ClipSource,
     pairing: Pairing,
     *,
     seed: int,
@@ -65,7 +65,7 @@ def make_training_iterator(
     """An endless iterator over training batches of clips drawn at random, with replacement.
 
     Args:
-      source: `len(source)`, `source[i] -> Clip`; picklable where worker processes draw.
+      source: the clips; picklable where worker processes draw.
       pairing: how a clip becomes a row.
       seed: 0 or more.
       batch_size: of the global batch, over all processes.
@@ -150,7 +150,7 @@ class TrainingIterator(grain.DatasetIterator):
 
 
 def evaluation_pairs(
-    source,
+    source: ClipSource,
     *,
     seed: int,
     batch_size: int,
@@ -197,8 +197,16 @@ def _batches(draw, first: int, end: int, loading: Loading) -> grain.IterDataset:
     batches = rows.batch(draw.rows, drop_remainder=True).to_iter_dataset(reading)
     if loading.workers == 0:
         return batches
+    return _in_workers(batches, draw, loading)
+
+
+def _in_workers(batches: grain.IterDataset, draw: TrainingDraw | EvaluationDraw, loading: Loading):
+    """The same batches, drawn by worker processes."""
     _check_shared_memory(draw, loading)
-    if not flags.FLAGS.is_parsed():  # outside absl's app.run: grain reads its own flags to start workers
+    # To start workers, grain reads its own flags on absl's global FLAGS, and absl refuses that until somebody has
+    # parsed a command line with them. Nobody does where training is called as a library or from a command that has
+    # its own flag values. Marked as parsed, grain's flags have their defaults.
+    if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=loading.prefetch)
     # Copied at once, so that the shared memory of the workers is free again whatever becomes of the batch.

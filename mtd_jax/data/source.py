@@ -1,25 +1,22 @@
-"""Where clips come from: one function for training, evaluation and the builder of data sets.
-
-A source has `len(source)`, `source[i] -> Clip`, `list_path` (what the clips are of, for people), `skipped` (names
-of the clips left out, by reason) and `encoding` (empty, or what was done to the pixels), and is picklable.
-"""
+"""Opens a source of clips in any format: for training, evaluation and the builder of data sets."""
 
 import os
 
+from mtd_jax.data.clip import ClipSource
 from mtd_jax.errors import UserError
 
 FORMATS = ("lrs2", "tfds", "acappella")
 _LRS2_LISTS = ("pretrain", "train", "val", "test")
 
 
-def open_source(data_format: str, root: str, list_name: str, *, min_frames: int):
+def open_source(data_format: str, root: str, list_name: str, *, min_frames: int) -> ClipSource:
     """The clips of one list.
 
     Args:
       data_format: "lrs2" (faces and lists in folders), "tfds" (written by `tfds_builder`) or "acappella".
       root: folder of the clips; of a tfds data set the --output it was built with.
       list_name: a list file of lrs2, a split of the others.
-      min_frames: clips with fewer frames that have both picture and sound are left out.
+      min_frames: clips with fewer frames that have both image and audio are skipped.
 
     Raises:
       UserError: the clips are not there or none is usable.
@@ -32,9 +29,9 @@ def open_source(data_format: str, root: str, list_name: str, *, min_frames: int)
 
         return Lrs2Source(root, list_name, min_frames=min_frames)
     if data_format == "tfds":
-        from mtd_jax.data.tfds_source import TfdsSource
+        from mtd_jax.data.records import RecordSource
 
-        return TfdsSource(root, list_name, min_frames=min_frames)
+        return RecordSource(root, list_name, min_frames=min_frames)
     if data_format == "acappella":
         from mtd_jax.data.acappella import AcappellaSource
 
@@ -55,9 +52,9 @@ def list_names(data_format: str, root: str) -> list[str]:
     return found
 
 
-def _check_local(root: str):
+def _check_local(root: str) -> None:
     if "://" in root:
         raise UserError(
-            f"{root}: folders of pictures and sound are read from local disks only; build ArrayRecords from them "
+            f"{root}: folders of images and audio are read from local disks only; build ArrayRecords from them "
             "(python -m mtd_jax.data.tfds_builder) and name those with --config.data.format=tfds"
         )

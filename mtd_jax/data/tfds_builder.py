@@ -2,140 +2,221 @@
 
     python -m mtd_jax.data.tfds_builder --root=ROOT --output=DIR [--lists=train,val] [--workers=N] [--lower_half]
 
-`DIR/lip_sync_clips/1.0.0` appears when it is complete; train from it with `--config.data.format=tfds
+`DIR/lip_sync_clips/2.0.0` appears when it is complete; train from it with `--config.data.format=tfds
 --config.data.root=DIR`. JPEGs are kept byte for byte. With `--lower_half` only the half that the networks see is
 kept, decoded, cut and encoded again at quality 95: smaller and quicker to decode, but no longer the same pixels.
-An interrupted build goes on from its last finished shard when the command is run again. Clips are recognised by
-their names and lengths: after changing pictures in place, delete the output first.
+
+tfds writes into `DIR/lip_sync_clips/incomplete.…` and renames that folder at the end. A build that fails or is
+interrupted removes it; one that is killed leaves it behind, to be deleted by hand. Run the same command again.
 """
 
-import dataclasses
+import functools
 import os
 import re
-import shutil
+import signal
 import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rich.console
+import rich.progress
+import simplejpeg
 import tensorflow_datasets as tfds
-from absl import app, flags, logging
+from absl import flags, logging
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from mtd_jax.data.records import RECORD_FRAMES, VERSION, ClipIndex, features, index_file
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource
+from mtd_jax.data.records import DATASET_NAME, RECORD_FRAMES, VERSION, features, records_of
 from mtd_jax.data.source import FORMATS, list_names, open_source
-from mtd_jax.data.staging import DESCRIPTION, Staging
-from mtd_jax.data.tfds_shards import Shard, plan, write_shards
-from mtd_jax.errors import UserError, exit_at_once_on_sigterm
+from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.data.views import decode_lower_face
+from mtd_jax.errors import UserError, exit_code, one_line, parse_flags
 from mtd_jax.parallel import usable_cores
+from mtd_jax.storage import is_remote, writing_to
 
-SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their sound
+SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their audio. tfds holds one shard in memory
+LOWER_HALF_QUALITY = 95  # of JPEG, with 4:2:0 colour as in the faces: 48 dB against the half it was made from
 _FILE_FORMAT = "array_record"
 
+_FLAGS = flags.FlagValues()
+_ROOT = flags.DEFINE_string("root", None, "Folder of the clips.", flag_values=_FLAGS, required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the data set.", flag_values=_FLAGS, required=True)
+_LISTS = flags.DEFINE_list(
+    "lists", None, "Lists (Acappella: splits) to take. [all that are there]", flag_values=_FLAGS
+)
+_LAYOUTS = [name for name in FORMATS if name != "tfds"]
+_LAYOUT = flags.DEFINE_enum("format", "lrs2", _LAYOUTS, "Layout of --root.", flag_values=_FLAGS)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Threads that read and encode. [one per CPU core]", flag_values=_FLAGS
+)
+_LOWER_HALF = flags.DEFINE_bool(
+    "lower_half", False, "Keep only lower halves of faces, encoded again.", flag_values=_FLAGS
+)
+_RECORD_FRAMES = flags.DEFINE_integer("record_frames", RECORD_FRAMES, "Frames per record.", flag_values=_FLAGS)
 
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """What goes into a data set.
 
-    Attributes:
+def build(
+    sources: Mapping[str, ClipSource],
+    output: str | os.PathLike,
+    *,
+    record_frames: int = RECORD_FRAMES,
+    shard_frames: int = SHARD_FRAMES,
+    lower_half: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Writes a data set; it appears when it is complete.
+
+    Args:
       sources: clips by split, from `open_source` with min_frames=0.
+      output: folder, new or with other data sets.
       record_frames: frames per record; a number beyond the longest clip makes one record of each.
       shard_frames: frames per file, at most, if it has several clips.
-      lower_half: see the module's docstring.
+      lower_half: keep the lower halves of the faces only, see the module's docstring.
+      workers: threads that read and encode clips; None = one per CPU core.
+      progress: show a progress bar per file on stderr.
+
+    Returns:
+      `output`/lip_sync_clips/VERSION.
+
+    Raises:
+      UserError: a data set is there already; a file cannot be written; no clip can be read.
     """
-
-    sources: dict[str, Any]
-    record_frames: int = RECORD_FRAMES
-    shard_frames: int = SHARD_FRAMES
-    lower_half: bool = False
-
-    def __post_init__(self):
-        for split in self.sources:
-            if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
-                raise UserError(
-                    f"list {split!r} cannot name a split; expected letters, digits and _, and not 'all'"
-                )
-        if self.record_frames < 1 or self.shard_frames < 1 or not self.sources:
-            raise UserError("expected at least one list, and 1 or more frames per record and per shard")
-
-    def plan(self, stage: Path) -> dict[str, list[Shard]]:
-        """The shards of every split."""
-        options = {"record_frames": self.record_frames, "lower_half": self.lower_half}
-        return {
-            split: plan(source, stage, split, shard_frames=self.shard_frames, **options)
-            for split, source in self.sources.items()
-        }
-
-    def description(self) -> dict:
-        """JSON by which a later call finds out whether a build is of the same clips."""
-        splits = {
-            split: {
-                "list": source.list_path,
-                "skipped": source.skipped,
-                "clips": [
-                    [c.name, len(c.frames), len(c.waveform)] for c in map(source.__getitem__, range(len(source)))
-                ],
-            }
-            for split, source in self.sources.items()
-        }
-        settings = {name: getattr(self, name) for name in ("record_frames", "shard_frames", "lower_half")}
-        return settings | {"version": VERSION, "splits": splits}
+    for split in sources:
+        if not re.fullmatch(r"[A-Za-z]\w*", split) or split == "all":
+            raise UserError(f"list {split!r} cannot name a split; expected letters, digits and _, and not 'all'")
+    if record_frames < 1 or shard_frames < 1 or (workers is not None and workers < 1):
+        raise UserError("expected 1 or more frames per record and per shard, and 1 or more workers")
+    if is_remote(output):
+        raise UserError(f"{output}: expected a local folder; copy the data set to its place when it is complete")
+    target = Path(output, DATASET_NAME, VERSION)
+    if target.exists():
+        raise UserError(f"{target} is there already; delete it to build another, or choose another --output")
+    examples = functools.partial(clip_examples, record_frames=record_frames, lower_half=lower_half)
+    with writing_to(target), tempfile.TemporaryDirectory() as nothing:  # tfds makes folders for downloads in it
+        builder = LipSyncClips(
+            data_dir=output,
+            sources=sources,
+            examples=examples,
+            shard_frames=shard_frames,
+            workers=workers or usable_cores(),
+            progress=progress,
+        )
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.info.metadata.update(
+            {split: {"record_frames": record_frames, "lower_half": lower_half} for split in sources}
+        )
+        builder.download_and_prepare(download_dir=nothing, download_config=config)
+    return target
 
 
-class LipSyncClips(tfds.core.DatasetBuilder):
-    """Clips of talking faces, a split per list. Read with `as_data_source`; `as_dataset` needs TensorFlow."""
+def clip_examples(clip: Clip, record_frames: int, lower_half: bool) -> list[dict[str, Any]] | UnusableClip:
+    """The records of a clip, see `records.features`; or the error, if one of its files cannot be read.
+
+    JPEGs that cannot be decoded are kept: a draw that meets one skips the clip, as it does with files.
+    """
+    try:
+        samples = clip.waveform[: len(clip.waveform)]
+        jpegs = [clip.frames.encoded(number) for number in range(len(clip.frames))]
+    except UnusableClip as error:
+        return error
+    if lower_half:
+        jpegs = [_lower_half(jpeg) for jpeg in jpegs]
+    examples = []
+    for record in range(int(records_of(len(jpegs), len(samples), record_frames))):
+        start, end = record * record_frames, (record + 1) * record_frames
+        audio = samples[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
+        examples.append({"name": clip.name, "first_frame": start, "frames": jpegs[start:end], "waveform": audio})
+    return examples
+
+
+def _lower_half(jpeg: bytes) -> bytes:
+    try:
+        half = np.ascontiguousarray(decode_lower_face(jpeg))
+    except ValueError:
+        return jpeg
+    return simplejpeg.encode_jpeg(half, quality=LOWER_HALF_QUALITY, colorspace="RGB", colorsubsampling="420")
+
+
+class LipSyncClips(tfds.core.ShardBasedBuilder):
+    """Clips of talking faces, a split per list. Read with `as_data_source`; `as_dataset` needs TensorFlow.
+
+    Not a `GeneratorBasedBuilder`: beyond 1 GB that one sorts the records in files that need TensorFlow.
+    """
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, data_dir=None, contents=None, stage=None, workers=1, progress=True):
-        """All but `data_dir` is for `download_and_prepare`, which `build` calls."""
-        super().__init__(data_dir=data_dir)
-        self.info.set_file_format(_FILE_FORMAT)
-        self._contents, self._stage, self._workers, self._progress = contents, stage, workers, progress
+    def __init__(self, *, data_dir=None, sources=None, examples=None, shard_frames=0, workers=1, progress=False):
+        """All but `data_dir` is for `build`."""
+        super().__init__(data_dir=data_dir, file_format=_FILE_FORMAT)
+        self._sources: Mapping[str, ClipSource] = sources
+        self._clip_examples: Callable[[Clip], list[dict[str, Any]] | UnusableClip] = examples
+        self._shard_frames, self._workers, self._progress = shard_frames, workers, progress
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Talking faces, 25 frames per second, with their sound, for audio-visual synchronisation.",
+            description="Talking faces, 25 frames per second, with their audio, for audio-visual synchronisation.",
             features=features(),
             disable_shuffling=True,  # training draws at random; clips keep the order of their list
+            metadata=tfds.core.MetadataDict(),
         )
 
-    def _download_and_prepare(self, dl_manager, download_config) -> None:
-        del dl_manager, download_config  # nothing to download
-        shards = self._contents.plan(self._stage)
-        reports = iter(
-            write_shards([s for group in shards.values() for s in group], self._workers, self._progress)
-        )
-        splits = [self._finish(split, [(s, next(reports)) for s in group]) for split, group in shards.items()]
-        shutil.copy(self._stage / DESCRIPTION, self.data_dir)
-        self.info.set_splits(tfds.core.SplitDict(splits))
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
+        """Cuts every source into shards of whole clips."""
+        del dl_manager  # nothing to download
+        shards = {}
+        for split, source in self._sources.items():
+            skipped = {reason: list(names) for reason, names in source.skipped.items()}
+            self.info.metadata[split] |= {"names": [], "images": [], "samples": [], "skipped": skipped}
+            groups: list[list[Clip]] = [[]]
+            frames = 0
+            for clip in map(source.__getitem__, range(len(source))):
+                if groups[-1] and frames + len(clip.frames) > self._shard_frames:
+                    groups.append([])
+                    frames = 0
+                groups[-1].append(clip)
+                frames += len(clip.frames)
+            labels = (f"{split}, file {number} of {len(groups)}" for number in range(1, len(groups) + 1))
+            shards[split] = [
+                functools.partial(self._shard, split, *shard) for shard in zip(groups, labels, strict=True)
+            ]
+        return shards
 
-    def _finish(self, split: str, written: list[tuple[Shard, dict]]) -> tfds.core.SplitInfo:
-        """Moves the shards of a split into the data set's folder and writes its index."""
-        skipped = {reason: list(names) for reason, names in self._contents.sources[split].skipped.items()}
-        for name, reason in (entry for _, report in written for entry in report["skipped"]):
-            skipped.setdefault(reason, []).append(name)
-        filled = [(shard, report) for shard, report in written if report["records"]]
-        if not filled:
-            raise UserError(f"none of the clips of {split} can be read: {'; '.join(sorted(skipped))}")
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=self.data_dir, dataset_name=self.name, split=split, filetype_suffix=_FILE_FORMAT
-        )
-        for number, (shard, _) in enumerate(filled):
-            os.replace(shard.path, template.sharded_filepath(shard_index=number, num_shards=len(filled)))
-        index = ClipIndex.of(
-            [clip for _, report in filled for clip in report["clips"]],
-            skipped=skipped,
-            record_frames=self._contents.record_frames,
-            lower_half=self._contents.lower_half,
-            shard_bytes=[report["bytes"] for _, report in filled],
-        )
-        Path(self.data_dir, index_file(split)).write_text(index.to_json())
-        return tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[report["records"] for _, report in filled],
-            num_bytes=sum(index.shard_bytes),
-            filename_template=template,
-        )
+    def _shard(self, split: str, clips: list[Clip], label: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (a number, example) of a shard, in order, and notes its clips in the index."""
+        index = self.info.metadata[split]
+        # Threads are enough: reading files and coding JPEGs release Python's global lock.
+        with ThreadPoolExecutor(self._workers) as pool:
+            results = rich.progress.track(
+                zip(clips, pool.map(self._clip_examples, clips), strict=True),
+                description=label,
+                total=len(clips),
+                console=rich.console.Console(stderr=True),
+                transient=True,
+                disable=not self._progress,
+            )
+            for clip, examples in results:
+                if isinstance(examples, UnusableClip):
+                    index["skipped"].setdefault(f"where {examples.reason}", []).append(clip.name)
+                    continue
+                index["names"].append(clip.name)
+                index["images"].append(len(clip.frames))
+                index["samples"].append(len(clip.waveform))
+                yield from enumerate(examples)
+
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        for split, index in self.info.metadata.items():
+            if not index["names"]:
+                raise UserError(f"none of the clips of {split} can be read: {'; '.join(sorted(index['skipped']))}")
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return RecordWriter(_FILE_FORMAT)
 
     def _log_download_bytes(self) -> None:
         """Says nothing on stdout about a download, as there is none."""
@@ -143,84 +224,61 @@ class LipSyncClips(tfds.core.DatasetBuilder):
     def _log_download_done(self) -> None:
         """Likewise."""
 
-    def _as_dataset(self, *args, **kwargs):
-        raise NotImplementedError("ArrayRecords are read with as_data_source")
+
+class RecordWriter(tfds.core.ExampleWriter):
+    """Writes ArrayRecords as tfds does, but uncompressed, as JPEGs don't compress, and without silent losses."""
+
+    def write(self, path: str | os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> None:
+        """Writes a file from (key, record), ignoring the keys. Raises `UserError` if the disk refuses."""
+        count = arrived = 0
+        try:
+            writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+            for _, record in examples:
+                writer.write(record)
+                count += 1
+            writer.close()
+            if count:  # it cannot read a file without records
+                arrived = ArrayRecordReader(os.fspath(path)).num_records()
+        except RuntimeError as error:  # as which the library reports a full disk
+            raise UserError(f"cannot write {path} ({one_line(error).split(';')[0]})") from error
+        if arrived != count:  # the library is silent about some failed writes
+            raise UserError(f"cannot write {path}: {arrived} of {count} records arrived")
 
 
-def build(
-    contents: Contents, output: str | os.PathLike, *, workers: int | None = None, progress: bool = True
-) -> Path:
-    """Writes a data set; it appears when it is complete.
-
-    Args:
-      contents: what goes into it.
-      output: folder, new or with other data sets. A complete data set of the same contents is left as it is.
-      workers: processes; None = one per CPU core.
-      progress: show a progress bar on stderr.
-
-    Returns:
-      `output`/lip_sync_clips/VERSION.
-
-    Raises:
-      UserError: another data set there, another build at work, a file that cannot be read or written.
-    """
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers={workers}: expected 1 or more")
-    if "://" in str(output):
-        raise UserError(f"{output}: expected a local folder; copy the data set to its place when it is complete")
-    try:
-        with Staging(Path(output), contents.description()) as stage:
-            if not stage.is_complete:
-                builder = LipSyncClips(
-                    data_dir=output, contents=contents, stage=stage.folder,
-                    workers=workers or usable_cores(), progress=progress,
-                )  # fmt: skip
-                builder.download_and_prepare(
-                    download_dir=stage.folder,  # tfds makes it, though there is nothing to download
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                    file_format=_FILE_FORMAT,
-                )
-            return stage.target
-    except OSError as error:
-        raise UserError(f"cannot write the data set to {output} ({error.strerror or error})") from error
+def _command() -> None:
+    logging.set_verbosity(logging.WARNING)
+    given = [name.removesuffix(".txt") for name in _LISTS.value or ()]
+    names = given or list_names(_LAYOUT.value, _ROOT.value)
+    sources = {name: open_source(_LAYOUT.value, _ROOT.value, name, min_frames=0) for name in names}
+    target = build(
+        sources,
+        _OUTPUT.value,
+        record_frames=_RECORD_FRAMES.value,
+        lower_half=_LOWER_HALF.value,
+        workers=_WORKERS.value,
+    )
+    info = tfds.builder_from_directory(target).info
+    for split, index in info.metadata.items():
+        skipped = sum(map(len, index["skipped"].values()))
+        mebibytes = info.splits[split].num_bytes / 2**20
+        print(f"{split}: {len(index['names'])} clips, {skipped} skipped, {mebibytes:.1f} MiB")
+    print(f"data set: {target}; use it with --config.data.format=tfds --config.data.root={_OUTPUT.value}")
 
 
-def run(argv) -> int:
-    """The command; a user's mistake becomes one line on stderr and exit code 1."""
-    root = flags.DEFINE_string("root", None, "Folder of the clips.")
-    output = flags.DEFINE_string("output", None, "Folder for the data set.")
-    lists = flags.DEFINE_list("lists", None, "Lists (Acappella: splits) to take. [all that are there]")
-    layout = flags.DEFINE_enum("format", "lrs2", [f for f in FORMATS if f != "tfds"], "Layout of --root.")
-    workers = flags.DEFINE_integer("workers", None, "Processes that write. [one per CPU core]")
-    lower_half = flags.DEFINE_bool("lower_half", False, "Keep only lower halves of faces, encoded again.")
-    record_frames = flags.DEFINE_integer("record_frames", RECORD_FRAMES, "Frames per record.")
-    app.define_help_flags()
-    try:
-        rest = flags.FLAGS(argv)[1:]
-        if rest or not root.value or not output.value:
-            raise UserError(
-                f"expected --root=ROOT --output=DIR and other flags, got {' '.join(argv[1:]) or 'none'}"
-            )
-        logging.set_verbosity(logging.WARNING)
-        given = [name.removesuffix(".txt") for name in lists.value or ()]
-        names = given or list_names(layout.value, root.value)
-        sources = {name: open_source(layout.value, root.value, name, min_frames=0) for name in names}
-        contents = Contents(sources, record_frames=record_frames.value, lower_half=lower_half.value)
-        target = build(contents, output.value, workers=workers.value)
-    except (UserError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on from the last finished shard", file=sys.stderr)
-        return 130
-    for split in sources:
-        index = ClipIndex.read(target, split)
-        left_out = sum(len(names) for names in index.skipped.values())
-        print(f"{split}: {len(index.names)} clips, {left_out} left out, {sum(index.shard_bytes) / 2**20:.1f} MiB")
-    print(f"data set: {target}; use it with --config.data.format=tfds --config.data.root={output.value}")
-    return 0
+def main(argv: list[str]) -> int:
+    """The command; returns its exit code."""
+    if "--help" in argv:
+        print(f"{__doc__}\n{_FLAGS.get_help()}")
+        return 0
+
+    def work() -> None:
+        _FLAGS.unparse_flags()
+        parse_flags(_FLAGS, argv)
+        _command()
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":
-    exit_at_once_on_sigterm()
-    sys.exit(run(sys.argv))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the incomplete folder is removed
+    sys.exit(main(sys.argv))

@@ -50,7 +50,7 @@ def read_boxes(path: str | os.PathLike) -> list[FaceBox]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON with face boxes ({error})") from error
     if isinstance(content, dict) or _is_box(content):
         content = [content]
@@ -85,7 +85,7 @@ def _is_box(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    """Whether a pixel or a second can be that: no true or false, nothing without end."""
+    """Whether it is a finite number of pixels or seconds, not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 

@@ -1,10 +1,9 @@
-"""Finding faces in single pictures: the interface, and the detectors that come with the project."""
+"""Finding faces in single frames: the interface of a detector, and MTCNN."""
 
 import queue
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -85,18 +84,10 @@ def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def load_detector(name: str) -> FaceDetector:
-    """The detector called "mtcnn", or the one in an .onnx file (see `onnx_faces.py` for what it must look like).
-
-    Raises:
-      UserError: neither, or a model that doesn't load.
-    """
+    """The detector of that name: "mtcnn". Raises `UserError` for another, or if its package is missing."""
     if name == "mtcnn":
         return Mtcnn()
-    if name.lower().endswith(".onnx"):
-        from mtd_jax.media.onnx_faces import OnnxDetector
-
-        return OnnxDetector(Path(name))
-    raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or the path of an .onnx or .json file')
+    raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or a .json file with boxes')
 
 
 def search_on_one_thread() -> None:

@@ -54,11 +54,11 @@ class FoundFaces:
 def face_source(name: str) -> FaceDetector | list[FaceBox]:
     """Where faces come from, by name.
 
-    "mtcnn"; the path of an .onnx detector (`onnx_faces.py`) or of a .json file with boxes of the user's own
-    (`boxes.py`); "whole" for videos that are cropped to the face already.
+    "mtcnn"; "whole" for videos that are cropped to the face already; or the path of a .json file with the user's
+    boxes (`boxes.py`).
 
     Raises:
-      UserError: none of these, or a file that doesn't load.
+      UserError: none of these, or a file or package that doesn't load.
     """
     if name == "whole":
         return WHOLE_PICTURE

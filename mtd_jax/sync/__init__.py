@@ -1,0 +1,1 @@
+"""From a measured offset to a video that is in sync."""
