@@ -11,7 +11,6 @@ A training run keeps several of them in WORKDIR/checkpoints/STEP.
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -208,15 +207,6 @@ def save_args(
     if metrics is not None:
         items["metrics"] = ocp.args.JsonSave(metrics)
     return ocp.args.Composite(**items)
-
-
-def quiet_asyncio() -> None:
-    """For the start of a command line alone, since it affects the whole process: asyncio logs no errors.
-
-    A checkpoint that cannot be written is one `UserError`. Orbax abandons the other writes, and asyncio would log
-    a traceback for each of these hundreds of arrays when the process ends, after that error's line.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ Every flag names the modes it belongs to; given with another mode it is an error
 they need when they start: JAX takes seconds to import, and data workers import the main module again.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from mtd_jax.errors import UserError, exit_at_once_on_sigterm, exit_code, parse_flags
@@ -140,8 +142,18 @@ def main():
 def _dispatch(argv: list[str]) -> int | None:
     values = CommandLine(argv)
     values.parse(argv)
-    logging.set_verbosity(logging.WARNING)
+    _quiet_libraries()
     return _COMMANDS[values.mode](values)
+
+
+def _quiet_libraries() -> None:
+    """Sets log levels for the whole process, which only a command may do.
+
+    A checkpoint that cannot be written is one line. Orbax abandons the other arrays, and asyncio would log a
+    traceback for each of those hundreds when the process ends, after that line.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _demo(values: CommandLine):
