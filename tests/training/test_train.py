@@ -199,7 +199,7 @@ def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
 
 def test_a_work_directory_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="link: there is something else than a folder"), taken(tmp_path / "link"):
+    with pytest.raises(UserError, match="link: a file with that name exists"), taken(tmp_path / "link"):
         pass
 
 
