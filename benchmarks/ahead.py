@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from configs import distill
-from mtd_jax.arrays import abstract_arrays, split_statistics
 from mtd_jax.config import model_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.errors import UserError
-from mtd_jax.model import FRAME_SHAPE, ModelConfig, abstract_model
-from mtd_jax.objective import Objective
-from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.step import Run, compile_steps, state_of
+from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, abstract_model
+from mtd_jax.network.weights import abstract_arrays, split_statistics
+from mtd_jax.training.objective import Objective
+from mtd_jax.training.optimizer import make_optimizer, schedule_factor
+from mtd_jax.training.step import Run, compile_steps, state_of
 
 _COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|ragged-all-to-all|all-to-all|collective-permute|collective-broadcast"

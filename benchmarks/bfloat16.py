@@ -13,13 +13,13 @@ from absl import flags
 from rich.progress import track
 
 from benchmarks.common import machine, print_results, run_benchmark, versions
-from mtd_jax import platform
-from mtd_jax.arrays import computing_in
+from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
-from mtd_jax.data.source import open_source
-from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.data.clip import UnusableClip
+from mtd_jax.data.sources import open_source
 from mtd_jax.errors import UserError
-from mtd_jax.model import SyncModel
+from mtd_jax.network.model import SyncModel
+from mtd_jax.network.weights import computing_in
 from mtd_jax.scoring import MAX_SHIFT, OUT_OF_CLIP, Scorer, window_offsets
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Trained models.", required=True)
@@ -73,7 +73,7 @@ def compare(model: SyncModel, source) -> dict:
 
 
 def main():
-    platform.prepare()
+    compilation.prepare()
     results = {
         "benchmark": "bfloat16",
         "machine": machine(),

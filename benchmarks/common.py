@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtd_jax.errors import exit_code, parse_flags
-from mtd_jax.parallel import usable_cores
+from mtd_jax.workers import usable_cores
 
 
 def run_benchmark(main: Callable[[], int | None]) -> None:

@@ -19,15 +19,15 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.common import machine, run_benchmark, versions
-from mtd_jax import platform
+from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
-from mtd_jax.confidence import TOLERANCE
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.data.synthetic import portrait, record
-from mtd_jax.infer import detect_offset
-from mtd_jax.media.write import write_mp4
 from mtd_jax.storage import check_writable
+from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.fix import shift_audio
+from mtd_jax.sync.verdict import TOLERANCE
+from mtd_jax.synthetic.clips import portrait, record
+from mtd_jax.video.write import write_mp4
 
 CHECKPOINTS = flags.DEFINE_list("checkpoints", None, "Checkpoint directories.", required=True)
 flags.register_validator("checkpoints", bool, "at least one")
@@ -43,7 +43,7 @@ BINS = np.linspace(0, 1, 11)
 
 
 def main():
-    platform.prepare()
+    compilation.prepare()
     if PICTURE.value:
         check_writable(PICTURE.value)
     names = list(dict.fromkeys(CHECKPOINTS.value))

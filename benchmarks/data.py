@@ -25,13 +25,13 @@ from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME
-from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.pipeline import Loading, make_training_iterator
 from mtd_jax.data.records import DATASET_NAME, VERSION
 from mtd_jax.data.sampling import SILENCE_RMS, Pairing
-from mtd_jax.data.source import open_source
+from mtd_jax.data.sources import open_source
 from mtd_jax.data.tfds_builder import build
 from mtd_jax.errors import UserError
+from mtd_jax.synthetic.corpus import synthesize
 
 try:
     from natsort import natsorted

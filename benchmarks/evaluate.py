@@ -19,12 +19,12 @@ import jax
 from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
-from mtd_jax import platform
+from mtd_jax import compilation
 from mtd_jax.data.clip import FPS
-from mtd_jax.data.corpus import synthesize
-from mtd_jax.data.source import open_source
-from mtd_jax.evaluate import evaluate
-from mtd_jax.model import ModelConfig, SyncModel
+from mtd_jax.data.sources import open_source
+from mtd_jax.evaluation.evaluate import evaluate
+from mtd_jax.network.model import ModelConfig, SyncModel
+from mtd_jax.synthetic.corpus import synthesize
 
 CORPUS = flags.DEFINE_string("corpus", "~/.cache/mtd_jax/benchmark_evaluation", "Folder for the clips, kept.")
 CLIPS = flags.DEFINE_integer("clips", 1243, "Clips of the list.", lower_bound=1)
@@ -87,7 +87,7 @@ class _First:
 
 def main():
     warn_if_busy()
-    platform.prepare()
+    compilation.prepare()
     root = make_clips(Path(CORPUS.value).expanduser(), DISTINCT.value, CLIPS.value)
     named = ModelConfig.tiny if TINY.value else ModelConfig.mtd_vocalist
     config = named(compute_dtype=COMPUTE_DTYPE.value)

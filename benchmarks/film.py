@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from mtd_jax.data.clip import FPS
-from mtd_jax.data.synthetic import portrait, record
-from mtd_jax.media.write import write_mp4
+from mtd_jax.synthetic.clips import portrait, record
+from mtd_jax.video.write import write_mp4
 
 _LOOP = 60.0  # seconds of a speaker that a longer film repeats
 

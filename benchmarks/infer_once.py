@@ -40,12 +40,12 @@ class TimedDetector:
 def main():
     import jax
 
-    from mtd_jax import platform
+    from mtd_jax import compilation
     from mtd_jax.checkpoint import load_model
-    from mtd_jax.infer import detect_offset
-    from mtd_jax.media.faces import Mtcnn
+    from mtd_jax.faces.detect import Mtcnn
+    from mtd_jax.sync.detect import detect_offset
 
-    platform.prepare()
+    compilation.prepare()
     events = collections.Counter()
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
     making = collections.Counter()  # seconds of a thread, by what JAX did to get a program

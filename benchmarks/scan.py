@@ -22,7 +22,7 @@ from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax.errors import UserError
-from mtd_jax.parallel import usable_cores
+from mtd_jax.workers import usable_cores
 
 NAMES = ("student", "teacher")
 MODELS = flags.DEFINE_list("models", list(NAMES), "Which networks.")
@@ -37,15 +37,15 @@ SHIFT = 15
 def main():
     import jax
 
-    from mtd_jax import platform
-    from mtd_jax.audio import log_mel
-    from mtd_jax.model import ModelConfig, SyncModel
+    from mtd_jax import compilation
+    from mtd_jax.network.mel import log_mel
+    from mtd_jax.network.model import ModelConfig, SyncModel
     from mtd_jax.scoring import Scorer
 
     if TOGETHER.value > WINDOWS.value - 2 * SHIFT:
         raise UserError(f"--together={TOGETHER.value}: expected at most --windows - {2 * SHIFT}")
     jax.config.update("jax_platforms", "cpu")
-    platform.prepare()
+    compilation.prepare()
     configs = {"student": ModelConfig.mtd_vocalist(), "teacher": ModelConfig.vocalist()}
     rng = np.random.default_rng(0)
     count = WINDOWS.value
@@ -115,7 +115,7 @@ def torch_ways(model, video_windows, mel_windows) -> dict:
 
     from converters.key_table import to_torch
     from converters.verify import twin_of
-    from mtd_jax.arrays import model_arrays
+    from mtd_jax.network.weights import model_arrays
 
     torch.set_num_threads(usable_cores())
     arrays = {name: np.asarray(array) for name, array in model_arrays(model).items()}

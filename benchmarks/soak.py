@@ -45,7 +45,7 @@ def main():
 
 def soak(folder: Path, kills: int, seed: int, kinds=KINDS, tell=lambda line: None) -> Counter:
     """Runs both trainings in `folder`; returns how often it was killed in which way. Raises `SoakError`."""
-    from mtd_jax.data.corpus import synthesize
+    from mtd_jax.synthetic.corpus import synthesize
 
     corpus = synthesize(folder / "corpus", train_clips=8, val_clips=2, test_clips=0, seconds=1.6, progress=False)
     command = training(corpus, steps=kills * STEPS_PER_KILL)

@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.ahead import published_schedule
 from configs import distill
-from mtd_jax.arrays import model_arrays
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
-from mtd_jax.model import FRAME_SHAPE, ModelConfig, SyncModel
-from mtd_jax.objective import Objective
-from mtd_jax.optimizer import make_optimizer
-from mtd_jax.step import Run, compile_steps, initial_state, training_mel
+from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, SyncModel
+from mtd_jax.network.weights import model_arrays
+from mtd_jax.training.objective import Objective
+from mtd_jax.training.optimizer import make_optimizer
+from mtd_jax.training.step import Run, compile_steps, initial_state, training_mel
 
 GFLOP_PER_SAMPLE = 34.7 + 3 * 8.44  # teacher forward, student forward and twice that backward
 PARTS = ("total", "bce", "attention", "value")  # losses; the last two are summed over layers

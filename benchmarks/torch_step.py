@@ -16,8 +16,8 @@ from torch import Tensor
 from converters.key_table import to_torch
 from converters.torch_model import TorchFeatures, TorchSyncModel
 from converters.verify import twin_of
-from mtd_jax.losses import CLAMP_FLOOR
-from mtd_jax.model import ENCODERS, ModelConfig
+from mtd_jax.network.model import ENCODERS, ModelConfig
+from mtd_jax.training.losses import CLAMP_FLOOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Form:
 
 
 def torch_model(config: ModelConfig, arrays: dict, device: str, channels_last: bool) -> TorchSyncModel:
-    """The PyTorch twin with the weights of `arrays` (names of `mtd_jax.arrays`), in eval mode."""
+    """The PyTorch twin with the weights of `arrays` (names of `mtd_jax.network.weights`), in eval mode."""
     twin = twin_of(config)
     entries = to_torch(config, {name: np.asarray(array) for name, array in arrays.items()}, "model")
     twin.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in entries.items()})
@@ -53,7 +53,8 @@ def torch_model(config: ModelConfig, arrays: dict, device: str, channels_last: b
 def relation_kl(teacher: Tensor, student: Tensor, clamp: bool) -> Tensor:
     """KL(softmax(teacher) ‖ softmax(student)) per layer, mean over every element; temperature 1.
 
-    Args: logits (layers, batch, heads, query, key), −inf where masked; clamp: see `mtd_jax.losses.relation_kl`.
+    Args: logits (layers, batch, heads, query, key), −inf where masked;
+      clamp: see `mtd_jax.training.losses.relation_kl`.
     """
     teacher, student = teacher.float(), student.float()
     if clamp:

@@ -24,11 +24,11 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks.ahead import collectives, lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
-from mtd_jax.arrays import abstract_arrays, split_statistics  # noqa: E402
 from mtd_jax.errors import UserError, one_line  # noqa: E402
-from mtd_jax.model import abstract_model  # noqa: E402
-from mtd_jax.step import Run  # noqa: E402
+from mtd_jax.network.model import abstract_model  # noqa: E402
+from mtd_jax.network.weights import abstract_arrays, split_statistics  # noqa: E402
 from mtd_jax.storage import check_writable, write_text  # noqa: E402
+from mtd_jax.training.step import Run  # noqa: E402
 
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # memory of a chip
 

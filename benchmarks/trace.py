@@ -21,13 +21,9 @@ import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
 from benchmarks.common import machine, print_results, run_benchmark, versions, warn_if_busy  # noqa: E402
-from mtd_jax import platform, scoring  # noqa: E402
+from mtd_jax import compilation, scoring  # noqa: E402
 from mtd_jax.data.clip import SAMPLES_PER_FRAME  # noqa: E402
-from mtd_jax.model import (  # noqa: E402
-    FRAME_SHAPE,
-    ModelConfig,
-    SyncModel,  # noqa: E402
-)
+from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, SyncModel
 
 MODEL = flags.DEFINE_enum("model", "student", ["student", "teacher"], "Which network.")
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip: whole chunks.", lower_bound=10)
@@ -97,7 +93,7 @@ def stages(model, frames, waveform) -> dict:
 
 def main():
     warn_if_busy()
-    platform.prepare()
+    compilation.prepare()
     named = {"student": ModelConfig.mtd_vocalist, "teacher": ModelConfig.vocalist}
     model = SyncModel(named[MODEL.value](), seed=0)
     rng = np.random.default_rng(0)

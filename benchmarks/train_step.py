@@ -50,7 +50,7 @@ from benchmarks.step_ways import (  # noqa: E402
     our_way,
     torch_way,
 )
-from mtd_jax import platform  # noqa: E402
+from mtd_jax import compilation  # noqa: E402
 from mtd_jax.errors import UserError  # noqa: E402
 from mtd_jax.storage import check_writable, write_text  # noqa: E402
 
@@ -94,7 +94,7 @@ def main():
                 "--trace: JAX's profiler may crash beside libtpu; set JAX_PLATFORMS to cuda,cpu or cpu"
             )
         os.makedirs(TRACE.value, exist_ok=True)
-    platform.prepare()
+    compilation.prepare()
     jax.devices()  # JAX before PyTorch: each brings its own cuDNN, and JAX is the one that asks for a newer one
     sizes = Sizes(BATCH_SIZE.value or (4 if TINY.value else 128), TINY.value)
     torch = ["torch"] if importlib.util.find_spec("torch") else []

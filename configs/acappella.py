@@ -14,7 +14,7 @@ Variants:  "student" is MTDVocaLiST by the MTD loss (its distillation on Acappel
 """
 
 from mtd_jax.config import Config, default_config, variant_error
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
 
 WINDOW_FRAMES = 25
 

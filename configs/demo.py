@@ -6,7 +6,7 @@ Command:  python main.py                                                     (ev
 """
 
 from mtd_jax.config import Config, default_config, variant_error
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
 
 VARIANTS = ("teacher", "student_plain", "student_mtd")
 NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}

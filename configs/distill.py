@@ -11,7 +11,7 @@ Variants:  "tiny" shrinks the student to a laptop's size; it needs a teacher wit
 """
 
 from mtd_jax.config import Config, default_config, variant_error
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
 
 
 def get_config(variant: str = "") -> Config:

@@ -7,7 +7,7 @@ Variants:  "tiny" shrinks it to a laptop's size, for trying things out.
 """
 
 from mtd_jax.config import Config, default_config, variant_error
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
 
 
 def get_config(variant: str = "") -> Config:

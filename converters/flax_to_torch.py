@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import load_description, load_loss_weights, load_model
 from mtd_jax.errors import UserError
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
+from mtd_jax.network.weights import model_arrays
 
 from . import command
 from .key_table import to_torch

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mtd_jax.arrays import abstract_arrays, check_cover
-from mtd_jax.model import ModelConfig
+from mtd_jax.network.model import ModelConfig
+from mtd_jax.network.weights import abstract_arrays, check_cover
 
 SAME = (0,)
 LINEAR = (1, 0)  # (out, in) → (in, out)

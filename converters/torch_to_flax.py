@@ -15,7 +15,7 @@ from absl import flags
 
 from mtd_jax.checkpoint import model_from_arrays, save_model
 from mtd_jax.errors import UserError
-from mtd_jax.model import PIXELS, ModelConfig, count_parameters
+from mtd_jax.network.model import PIXELS, ModelConfig, count_parameters
 
 from . import command
 from .key_table import to_flax, torch_shapes

@@ -5,7 +5,7 @@ import torch
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
-from mtd_jax.model import ENCODERS, ModelConfig
+from mtd_jax.network.model import ENCODERS, ModelConfig
 
 from .torch_model import TorchSyncModel
 

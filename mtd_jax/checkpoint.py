@@ -11,7 +11,6 @@ A training run keeps several of them in WORKDIR/checkpoints/STEP.
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -29,10 +28,10 @@ from flax import traverse_util
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mtd_jax.arrays import abstract_arrays, bind, check_cover, model_arrays
-from mtd_jax.audio import MEL_SETTINGS
 from mtd_jax.errors import UserError, one_line
-from mtd_jax.model import ModelConfig, SyncModel
+from mtd_jax.network.mel import MEL_SETTINGS
+from mtd_jax.network.model import ModelConfig, SyncModel
+from mtd_jax.network.weights import abstract_arrays, bind, check_cover, model_arrays
 from mtd_jax.storage import is_remote
 
 FORMAT = 3
@@ -208,15 +207,6 @@ def save_args(
     if metrics is not None:
         items["metrics"] = ocp.args.JsonSave(metrics)
     return ocp.args.Composite(**items)
-
-
-def quiet_asyncio() -> None:
-    """For the start of a command line alone, since it affects the whole process: asyncio logs no errors.
-
-    A checkpoint that cannot be written is one `UserError`. Orbax abandons the other writes, and asyncio would log
-    a traceback for each of these hundreds of arrays when the process ends, after that error's line.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ Every flag names the modes it belongs to; given with another mode it is an error
 they need when they start: JAX takes seconds to import, and data workers import the main module again.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from mtd_jax.errors import UserError, exit_at_once_on_sigterm, exit_code, parse_flags
@@ -140,21 +142,31 @@ def main():
 def _dispatch(argv: list[str]) -> int | None:
     values = CommandLine(argv)
     values.parse(argv)
-    logging.set_verbosity(logging.WARNING)
+    _quiet_libraries()
     return _COMMANDS[values.mode](values)
 
 
-def _demo(values: CommandLine):
-    from mtd_jax import demo, platform
+def _quiet_libraries() -> None:
+    """Sets log levels for the whole process, which only a command may do.
 
-    platform.prepare()
+    A checkpoint that cannot be written is one line. Orbax abandons the other arrays, and asyncio would log a
+    traceback for each of those hundreds when the process ends, after that line.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _demo(values: CommandLine):
+    from mtd_jax import compilation, demo
+
+    compilation.prepare()
     demo.demo(values.workdir or "workdir", values.seed)
 
 
 def _train(values: CommandLine):
     config, workdir = values.needed("config"), values.needed("workdir")
     from mtd_jax.distributed import launch
-    from mtd_jax.train import train
+    from mtd_jax.training.train import train
 
     _join(values)
     with launch.abort_on_failure():
@@ -164,7 +176,7 @@ def _train(values: CommandLine):
 def _evaluate(values: CommandLine):
     config, checkpoint = values.needed("config"), values.needed("checkpoint")
     from mtd_jax.distributed import launch
-    from mtd_jax.evaluate import evaluate_list
+    from mtd_jax.evaluation.evaluate import evaluate_list
 
     _join(values)
     exit_at_once_on_sigterm()  # again: in several processes joining has installed JAX's handler
@@ -174,10 +186,10 @@ def _evaluate(values: CommandLine):
 
 def _join(values: CommandLine) -> None:
     """Joins the other processes of this run, if there are any."""
-    from mtd_jax import platform
+    from mtd_jax import compilation
     from mtd_jax.distributed import launch
 
-    platform.prepare()
+    compilation.prepare()
     exit_at_once_on_sigterm()  # until there is something to save
     launch.start(values.coordinator, values.num_processes, values.process_id)
 
@@ -186,10 +198,10 @@ def _infer(values: CommandLine) -> int:
     checkpoint, video = values.needed("checkpoint"), values.needed("video")
     if values.boxes and values["faces"].present:
         raise UserError("--boxes and --faces exclude each other: boxes of your own need no detector")
-    from mtd_jax import platform
-    from mtd_jax.measure import measure
+    from mtd_jax import compilation
+    from mtd_jax.sync.command import measure
 
-    platform.prepare()
+    compilation.prepare()
     return measure(
         checkpoint,
         video,
@@ -204,7 +216,7 @@ def _infer(values: CommandLine) -> int:
 
 def _preprocess(values: CommandLine) -> int:
     videos, output = values.needed("videos"), values.needed("output")
-    from mtd_jax.preprocess import preprocess
+    from mtd_jax.preprocess.command import preprocess
 
     summary = preprocess(
         videos,
@@ -220,7 +232,7 @@ def _preprocess(values: CommandLine) -> int:
 
 def _synthesize(values: CommandLine):
     output = values.needed("output")
-    from mtd_jax.data.corpus import synthesize
+    from mtd_jax.synthetic.corpus import synthesize
 
     synthesize(
         output,

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from mtd_jax.data.source import FORMATS
+from mtd_jax.data.sources import FORMATS
 from mtd_jax.distributed.sharding import mesh_shape
 from mtd_jax.errors import UserError
-from mtd_jax.model import ENCODERS, ModelConfig
+from mtd_jax.network.model import ENCODERS, ModelConfig
 
 Config: TypeAlias = Any  # a ConfigDict, whose fields have no types
 LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")

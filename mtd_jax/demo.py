@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mtd_jax.accuracy_table import print_table
 from mtd_jax.checkpoint import load_model
 from mtd_jax.config import load_config
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.data.corpus import synthesize
 from mtd_jax.data.lrs2 import Lrs2Source
-from mtd_jax.data.synthetic import portrait, record
-from mtd_jax.evaluate import evaluate, write_json
-from mtd_jax.infer import detect_offset
-from mtd_jax.media.write import write_mp4
-from mtd_jax.model import count_parameters
-from mtd_jax.plots import draw_demo
+from mtd_jax.evaluation.evaluate import evaluate, print_table, write_json
+from mtd_jax.network.model import count_parameters
+from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.fix import shift_audio
-from mtd_jax.train import train
-from mtd_jax.verdict import words
+from mtd_jax.sync.report import draw_demo
+from mtd_jax.sync.verdict import words
+from mtd_jax.synthetic.clips import portrait, record
+from mtd_jax.synthetic.corpus import synthesize
+from mtd_jax.training.train import train
+from mtd_jax.video.write import write_mp4
 
 LABELS = {"teacher": "teacher", "student_plain": "student, plain", "student_mtd": "student, MTD"}
 _SHIFTED_SPEAKER = 100_000  # on no list

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mtd_jax.audio import HOP, N_FFT, NUM_MEL, log_mel_of_padded
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.folding import fold
-from mtd_jax.inference import compare_shifts, encode_audio, encode_video
-from mtd_jax.model import FRAME_SHAPE, SyncModel
-from mtd_jax.parallel import usable_cores
+from mtd_jax.network.folded import compare_shifts, encode_audio, encode_video, fold
+from mtd_jax.network.mel import HOP, N_FFT, NUM_MEL, log_mel_of_padded
+from mtd_jax.network.model import FRAME_SHAPE, SyncModel
+from mtd_jax.workers import usable_cores
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0

@@ -9,17 +9,17 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from mtd_jax import platform  # noqa: E402
+from mtd_jax import compilation  # noqa: E402
 
 
 def pytest_configure(config):
-    platform.prepare()
+    compilation.prepare()
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Eight training, two validation and three test clips of 1.6 s."""
-    from mtd_jax.data.corpus import synthesize
+    from mtd_jax.synthetic.corpus import synthesize
 
     counts = {"train_clips": 8, "val_clips": 2, "test_clips": 3, "mp4_clips": 1}
     return synthesize(tmp_path_factory.mktemp("data") / "corpus", seconds=1.6, progress=False, workers=1, **counts)
@@ -27,8 +27,8 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def odd_clips(tmp_path_factory):
-    """Clips of many lengths and faults, see `tests.odd_clips`."""
-    from tests.odd_clips import write_odd_clips
+    """Clips of many lengths and faults, see `tests.helpers.odd_clips`."""
+    from tests.helpers.odd_clips import write_odd_clips
 
     return write_odd_clips(tmp_path_factory.mktemp("odd"))
 
@@ -36,7 +36,7 @@ def odd_clips(tmp_path_factory):
 @pytest.fixture(scope="session")
 def odd_output(odd_clips, tmp_path_factory):
     """ArrayRecords of them, in several shards."""
-    from tests.odd_clips import build_lists
+    from tests.helpers.odd_clips import build_lists
 
     output = tmp_path_factory.mktemp("odd-records")
     build_lists(odd_clips, output, "train", shard_frames=100)

@@ -18,7 +18,7 @@ from benchmarks.trace import named_operations, self_milliseconds
 from configs import distill
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
 from mtd_jax.checkpoint import save_model
-from mtd_jax.model import SyncModel
+from mtd_jax.network.model import SyncModel
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = Sizes(batch_size=4, tiny=True, changes=NO_DROPOUT)

@@ -14,18 +14,18 @@ import pytest
 
 import mtd_jax
 from mtd_jax import checkpoint
-from mtd_jax.arrays import model_arrays
 from mtd_jax.checkpoint import check_checksums, checksums, open_manager, save_model
 from mtd_jax.config import default_config
 from mtd_jax.distributed.sharding import make_mesh, place
 from mtd_jax.errors import UserError
-from mtd_jax.model import SyncModel
-from mtd_jax.objective import Objective
-from mtd_jax.optimizer import make_optimizer, schedule_factor
-from mtd_jax.resume import restore_run, save_run
-from mtd_jax.step import Run, initial_state
-from mtd_jax.train import train
-from tests.test_train import STUDENT, small_config
+from mtd_jax.network.model import SyncModel
+from mtd_jax.network.weights import model_arrays
+from mtd_jax.training.objective import Objective
+from mtd_jax.training.optimizer import make_optimizer, schedule_factor
+from mtd_jax.training.resume import restore_run, save_run
+from mtd_jax.training.step import Run, initial_state
+from mtd_jax.training.train import train
+from tests.helpers.configs import STUDENT, small_config
 
 # After a failure orbax closes its event loop, while TensorStore still has results for it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -123,7 +123,7 @@ def hooks():
     }
 
 before = hooks()
-import mtd_jax, mtd_jax.train
+import mtd_jax, mtd_jax.training.train
 mtd_jax.load_model(sys.argv[1])
 try:
     mtd_jax.load_model(sys.argv[2])

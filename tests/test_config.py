@@ -6,8 +6,8 @@ import pytest
 
 from mtd_jax.config import default_config, validate
 from mtd_jax.errors import UserError
-from mtd_jax.optimizer import schedule_factor
-from tests.test_train import STUDENT, small_config
+from mtd_jax.training.optimizer import schedule_factor
+from tests.helpers.configs import STUDENT, small_config
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The command line as a user meets it: one line per mistake, no traceback; synthesise → train → evaluate."""
 
 import json
-import os
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,22 +14,10 @@ from mtd_jax import cli
 from mtd_jax.checkpoint import save_model
 from mtd_jax.cli import MODES, run
 from mtd_jax.data.lrs2 import Lrs2Source
-from mtd_jax.model import SyncModel
-from tests.test_infer import SMALL
-from tests.videos import mux, noise, numbered
-
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = "--config.model.widths=(4,4,8,8,8)", "--config.model.num_heads=2", "--config.model.num_layers=1"
-
-
-def run_main(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+from mtd_jax.network.model import SyncModel
+from tests.helpers.cli import ROOT, TINY, run_main
+from tests.helpers.configs import STUDENT
+from tests.helpers.videos import mux, noise, numbered
 
 
 @pytest.mark.parametrize(
@@ -130,7 +118,7 @@ def test_synthesise_train_evaluate(tmp_path):
 
 
 def test_bad_videos_are_one_line_each(tmp_path):
-    save_model(tmp_path / "model", SyncModel(SMALL, seed=0))
+    save_model(tmp_path / "model", SyncModel(STUDENT, seed=0))
     films = tmp_path / "films"
     films.mkdir()
     (films / "empty.mp4").touch()
@@ -178,7 +166,10 @@ def test_importing_the_package_does_not_import_jax():
 def test_public_names_exist():
     import mtd_jax
 
-    for name in mtd_jax.__all__:
+    assert mtd_jax.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for name in set(mtd_jax.__all__) - {"__version__"}:
         assert callable(getattr(mtd_jax, name)), name
+    declared = re.findall(r"import (\w+) as \1", (ROOT / "mtd_jax/__init__.py").read_text())
+    assert set(declared) == set(mtd_jax.__all__) - {"__version__"}  # what type checkers see is what there is
     with pytest.raises(AttributeError, match="nonsense"):
         _ = mtd_jax.nonsense

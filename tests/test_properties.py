@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from jax import lax
 
 from converters.key_table import to_flax, to_torch, torch_shapes
-from mtd_jax import conv3d
 from mtd_jax.data.sampling import draw_spaced
 from mtd_jax.distributed.sharding import FSDP, kernel_spec
-from mtd_jax.media.container import Faults
-from mtd_jax.media.pictures import Picture, on_grid
-from mtd_jax.media.tracks import LinkSettings, link
-from mtd_jax.model import ModelConfig
+from mtd_jax.faces.tracks import LinkSettings, link
+from mtd_jax.network import conv3d
+from mtd_jax.network.model import ModelConfig
 from mtd_jax.scoring import context_scores
+from mtd_jax.video.container import Faults
+from mtd_jax.video.decode import Picture, on_grid
 
 # The same examples in every run: a failure stays one until it is fixed.
 some = settings(max_examples=60, deadline=None, derandomize=True)

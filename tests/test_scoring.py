@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mtd_jax import scoring
-from mtd_jax.audio import log_mel
-from mtd_jax.model import ModelConfig, SyncModel
-from tests.golden_models import STUDENT, golden, recipe_model
+from mtd_jax.network.mel import log_mel
+from mtd_jax.network.model import ModelConfig, SyncModel
+from tests.helpers.golden_models import STUDENT, golden, recipe_model
 
 CONTEXTS = (5, 7, 9, 11, 13, 15)
 

@@ -13,9 +13,8 @@ import numpy as np
 import soundfile
 from absl import logging
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
-from mtd_jax.data.unusable import UnusableClip, report_unusable
-from mtd_jax.data.views import FrameFolder, WaveformFile, check_format
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
+from mtd_jax.data.folder import FrameFolder, WaveformFile, check_format
 from mtd_jax.errors import UserError
 
 _INDEX_THREADS = 16  # the index waits for the disk, not for the processor

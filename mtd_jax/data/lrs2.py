@@ -14,9 +14,8 @@ import rich.console
 import rich.progress
 import soundfile
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
-from mtd_jax.data.unusable import UnusableClip, report_unusable
-from mtd_jax.data.views import FrameFolder, WaveformFile, check_format
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
+from mtd_jax.data.folder import FrameFolder, WaveformFile, check_format
 from mtd_jax.errors import UserError, one_line
 
 AUDIO_FILE = "audio.wav"

@@ -16,9 +16,8 @@ from etils import epath
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
-from mtd_jax.data.unusable import UnusableClip, report_unusable
-from mtd_jax.data.views import decode_lower_faces
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
+from mtd_jax.data.folder import decode_lower_faces
 from mtd_jax.errors import UserError, one_line
 
 DATASET_NAME = "lip_sync_clips"  # what tfds makes of the builder's class name
@@ -178,7 +177,7 @@ class _Stretches:
 
 @dataclasses.dataclass(frozen=True)
 class RecordFrames:
-    """The lower face halves of a clip's records. Slicing works as in `views.FrameFolder`."""
+    """The lower face halves of a clip's records. Slicing works as in `folder.FrameFolder`."""
 
     stretches: _Stretches
     count: int
@@ -204,7 +203,7 @@ class RecordFrames:
 
 @dataclasses.dataclass(frozen=True)
 class RecordWaveform:
-    """The audio of a clip's records. Slicing works as in `views.WaveformFile`."""
+    """The audio of a clip's records. Slicing works as in `folder.WaveformFile`."""
 
     stretches: _Stretches
     count: int

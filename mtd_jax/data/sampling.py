@@ -9,8 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip
-from mtd_jax.data.unusable import UnusableClip
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip
 from mtd_jax.errors import UserError
 
 SILENCE_RMS = 0.01

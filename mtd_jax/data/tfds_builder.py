@@ -29,14 +29,13 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource, UnusableClip
+from mtd_jax.data.folder import decode_lower_face
 from mtd_jax.data.records import DATASET_NAME, RECORD_FRAMES, VERSION, features, records_of
-from mtd_jax.data.source import FORMATS, list_names, open_source
-from mtd_jax.data.unusable import UnusableClip
-from mtd_jax.data.views import decode_lower_face
+from mtd_jax.data.sources import FORMATS, list_names, open_source
 from mtd_jax.errors import UserError, exit_code, one_line, parse_flags
-from mtd_jax.parallel import usable_cores
 from mtd_jax.storage import is_remote, writing_to
+from mtd_jax.workers import usable_cores
 
 SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their audio. tfds holds one shard in memory
 LOWER_HALF_QUALITY = 95  # of JPEG, with 4:2:0 colour as in the faces: 48 dB against the half it was made from

@@ -10,7 +10,7 @@ import numpy as np
 from av.stream import Disposition
 
 from mtd_jax.errors import UserError
-from mtd_jax.media.container import Faults, decoded, open_container, video_stream
+from mtd_jax.video.container import Faults, decoded, open_container, video_stream
 
 _EXACT = 0.002  # seconds; containers round time stamps, Matroska and FLV to milliseconds
 _PRIMING = 0.2  # seconds; the most that an encoder puts before the first sample, or a decoder drops

@@ -1,0 +1,207 @@
+"""The published protocol over a list of clips: accuracy by context, as a table and as JSON (docs/method.md, 5)."""
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+from etils import epath
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mtd_jax.checkpoint import checksum_of_all, find_checkpoint, load_description, load_model
+from mtd_jax.data.clip import UnusableClip
+from mtd_jax.data.sources import open_source
+from mtd_jax.distributed.launch import check_same_everywhere, exchange
+from mtd_jax.errors import UserError
+from mtd_jax.evaluation.protocol import Protocol, lrs2, protocol_named
+from mtd_jax.network.model import SyncModel, count_parameters
+from mtd_jax.network.weights import computing_in, model_arrays
+from mtd_jax.scoring import Scorer
+from mtd_jax.storage import check_writable, write_text
+from mtd_jax.training.resume import clips_checksum
+
+COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
+_READERS = 2  # threads that read clips while others score
+
+
+def evaluate(
+    model: SyncModel,
+    source,
+    *,
+    protocol: Protocol | None = None,
+    reference_edges: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Scores every clip of a source and takes the mean over clips of the share of right windows.
+
+    Several processes share the clips, and so do the devices of each; all get the same result, that of one.
+
+    Args:
+      source: clips in sync, from `open_source`; what it left out itself is in its `skipped`.
+      protocol: contexts and tolerances; None: those of LRS2.
+      reference_edges: the published protocol's quirk in short clips, see `scoring.Scorer`.
+
+    Returns:
+      {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
+      "skipped": {reason: count}}, beside "accuracy" also "accuracy_within_5_frames" where the protocol has two
+      tolerances. A clip's offset_frames is the median over its windows at the longest context.
+
+    Raises:
+      UserError: if no clip could be scored.
+    """
+    protocol = protocol or lrs2(model.config.window_frames)
+    scored = _scored_by_all(model, source, protocol, reference_edges, progress)
+    clips = [result for result in scored if isinstance(result, dict)]
+    skipped = {reason: len(names) for reason, names in source.skipped.items()}
+    for reason in scored:
+        if isinstance(reason, str):
+            skipped[reason] = skipped.get(reason, 0) + 1
+    if not clips:
+        raise UserError(f"none of the clips could be scored; left out: {skipped}")
+    return {**protocol.means(clips), "clips": clips, "skipped": skipped}
+
+
+def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[dict | str]:
+    """Of every clip its entry in "clips", or the reason why it has none: clip i is process i mod n's to score.
+
+    Within a process a thread per device takes the next clip when it is done with one; others read ahead.
+    """
+    count = jax.process_count()
+    own = range(jax.process_index(), len(source), count)
+    devices = jax.local_devices()
+    waiting: queue.SimpleQueue[Scorer] = queue.SimpleQueue()
+    ended = threading.Event()
+    for device in devices:
+        waiting.put(Scorer(model, device))
+
+    def score(index):
+        clip = source[index]
+        try:
+            frames = clip.frames[: clip.num_frames]
+            # The whole waveform: its last mel columns reach beyond the last frame.
+            waveform = clip.waveform[: len(clip.waveform)]
+        except UnusableClip as error:
+            return error.reason
+        scorer = waiting.get()
+        try:
+            if ended.is_set():
+                return "the evaluation was interrupted"
+            scores = scorer(frames, waveform, reference_edges=reference_edges)
+        finally:
+            waiting.put(scorer)
+        return {"name": clip.name, "windows": len(scores), **protocol.measure(scores)}
+
+    quiet = not progress or jax.process_index() > 0 or not Console().is_terminal
+    bar = {"total": len(own), "description": "scoring", "disable": quiet, "transient": True}
+    with ThreadPoolExecutor(len(devices) + _READERS) as threads:
+        try:
+            shares = exchange(list(track(threads.map(score, own), **bar)))
+        finally:
+            ended.set()
+            threads.shutdown(cancel_futures=True)
+    return [shares[index % count][index // count] for index in range(len(source))]
+
+
+def write_json(path, results: dict):
+    """Writes `results` as JSON, whole or not at all."""
+    write_text(path, json.dumps(results, indent=2) + "\n")
+
+
+def evaluate_list(config, checkpoint, list_name: str, output: str | None):
+    """`--mode=evaluate`: scores a list of config.data.root; the first process writes table and JSON."""
+    started = time.monotonic()
+    if not config.data.root:
+        raise UserError("config.data.root: expected the folder of the clips, got nothing")
+    dtype = config.evaluation.compute_dtype
+    if dtype not in COMPUTE_DTYPES:
+        expected = ", ".join(COMPUTE_DTYPES)
+        raise UserError(f"config.evaluation.compute_dtype: expected one of {expected}, got {dtype!r}")
+    used = find_checkpoint(checkpoint)
+    model, step = load_model(used), load_description(used)["step"]
+    if dtype != "as_trained":
+        model = computing_in(dtype, model)
+    path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
+    if jax.process_index() == 0:
+        with contextlib.suppress(OSError):  # the next line says why
+            path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+    window = model.config.window_frames
+    protocol = protocol_named(config.evaluation.protocol, window)
+    source = open_source(config.data.format, config.data.root, list_name, min_frames=window + 1)
+    edges = config.evaluation.reference_edges
+    check_same_everywhere(
+        {
+            "clips": clips_checksum(source),
+            "weights": checksum_of_all(model_arrays(model)),
+            "protocol": config.evaluation.protocol,
+            "reference_edges": edges,
+            "compute_dtype": model.config.compute_dtype,
+        }
+    )
+    results = evaluate(model, source, protocol=protocol, reference_edges=edges)
+    if jax.process_index():
+        return
+    millions = count_parameters(model) / 1e6
+    several = len(protocol.tolerances) > 1
+    rows = {
+        f"{checkpoint}, within ±{t}" if several else str(checkpoint): (millions, results[protocol.key(t)])
+        for t in protocol.tolerances
+    }
+    print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
+    print(f"checkpoint: {used}, step {step}, computed in {model.config.compute_dtype}")
+    left_out = sum(results["skipped"].values())
+    print(
+        f"{len(results['clips'])} clips of {source.list_path} scored, "
+        f"{left_out} left out {results['skipped'] or ''}"
+    )
+    settings = {
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "list": str(source.list_path),
+        "protocol": config.evaluation.protocol,
+        "reference_edges": edges,
+        "compute_dtype": model.config.compute_dtype,
+        "seconds": time.monotonic() - started,
+    }
+    write_json(path, settings | results)
+    print(f"per-clip results: {path}")
+
+
+# Accuracy by context as a table, beside the published figures.
+
+# LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
+PUBLISHED_LRS2 = {
+    "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
+    "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
+    "AVST": (42.4, (92.0, 95.5, 97.7, 98.8, 99.3, 99.6)),
+    "VocaLiST": (80.1, (92.8, 96.7, 98.4, 99.3, 99.6, 99.8)),
+    "VocaLiST, reproduced": (80.1, (92.44, 96.52, 98.27, 99.13, 99.53, 99.76)),
+    "MTDVocaLiST": (13.28, (91.46, 95.74, 97.99, 98.95, 99.46, 99.68)),
+}
+
+
+def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
+    """Prints accuracies in % by context.
+
+    Args:
+      rows: {name: (parameters in millions, accuracy by context as from `evaluate`)}.
+      published: put the published LRS2 rows above them.
+    """
+    contexts = next(iter(rows.values()))[1].keys()
+    title = "Accuracy (%) by context K in frames"
+    table = Table("", "params", *(f"K{k}" for k in contexts), title=title)
+    if published:
+        for name, (millions, percent) in PUBLISHED_LRS2.items():
+            table.add_row(
+                f"{name} (published, LRS2)", f"{millions:g} M", *(f"{p:g}" for p in percent), style="dim"
+            )
+        table.add_section()
+    for name, (millions, accuracy) in rows.items():
+        table.add_row(name, f"{millions:.2f} M", *(f"{100 * accuracy[k]:.2f}" for k in contexts))
+    Console(width=100).print(table)

@@ -1,0 +1,155 @@
+"""First pass over a video: finds the faces and links them to tracks."""
+
+import dataclasses
+
+import numpy as np
+
+from mtd_jax.data.clip import FPS
+from mtd_jax.errors import UserError
+from mtd_jax.faces.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
+from mtd_jax.faces.detect import FaceDetector, load_detector
+from mtd_jax.faces.shots import CutDetector
+from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
+from mtd_jax.video.decode import Progress, VideoFile
+
+_BATCH = 4  # frames per call of the detector; at 4K they take 100 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class FindSettings:
+    """How to search a video.
+
+    Attributes:
+      every: step between searched frames. The frames on either side of a cut and the last frame of the video are
+        always searched, so that tracks fill their shots.
+      max_hold: a frozen frame keeps its faces for this many frames, then it counts as having none: a longer freeze
+        shows no speech.
+      min_score: boxes with a lower detector score are ignored.
+      link: how detections become tracks.
+    """
+
+    every: int = 5
+    max_hold: int = 5 * FPS
+    min_score: float = 0.8
+    link: LinkSettings = LinkSettings()
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFaces:
+    """The faces of a video, in frames of the 25 fps grid.
+
+    Attributes:
+      tracks: sorted by start, then from left to right.
+      dropped: faces that were seen too briefly.
+      faceless: intervals [start, end) without a track.
+      num_frames: length of the video.
+    """
+
+    tracks: list[FaceTrack]
+    dropped: list[DroppedTrack]
+    faceless: list[tuple[int, int]]
+    num_frames: int
+
+
+def face_source(name: str) -> FaceDetector | list[FaceBox]:
+    """The detector or the boxes that `name` stands for.
+
+    Args:
+      name: "mtcnn"; the path of a .json file with the user's boxes (`boxes.py`); or "whole" for videos that are
+        already cropped to the face.
+
+    Raises:
+      UserError: `name` is none of these, its file cannot be loaded, or the detector's package is missing.
+    """
+    if name == "whole":
+        return WHOLE_PICTURE
+    return read_boxes(name) if name.lower().endswith(".json") else load_detector(name)
+
+
+def find_faces(
+    video: VideoFile,
+    source: FaceDetector | list[FaceBox],
+    settings: FindSettings | None = None,
+    progress: Progress | None = None,
+) -> FoundFaces:
+    """Finds and tracks the faces of a video. Holds only a few frames in memory at a time.
+
+    Args:
+      video: an open video.
+      source: a detector, or the user's boxes (`boxes.py`), which need no search.
+      settings: how to search; None = the defaults. Without effect on the user's boxes.
+      progress: called as the pass proceeds.
+
+    Raises:
+      UserError: the boxes do not fit the video, or nothing in it can be decoded.
+    """
+    if isinstance(source, list):
+        num_frames = video.count_frames(progress)
+        try:
+            tracks = tracks_of_boxes(source, num_frames, video.height, video.width)
+        except UserError as error:
+            raise UserError(f"{video.path}: {error}") from error
+        return FoundFaces(tracks, [], faceless(tracks, num_frames), num_frames)
+    settings = settings or FindSettings()
+    detections, cuts, num_frames = _search(video, source, settings, progress)
+    tracks, dropped = link(detections, cuts, settings.link)
+    return FoundFaces(tracks, dropped, faceless(tracks, num_frames), num_frames)
+
+
+def _search(
+    video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None
+) -> tuple[dict[int, np.ndarray], list[int], int]:
+    """Detections by frame, the first frames of new shots, and the number of frames."""
+    search = _Search(detector, settings)
+    cuts: list[int] = []
+    cut_detector = CutDetector()
+    previous: np.ndarray | None = None
+    last, due = -1, 0
+    for last, frame in video.frames(progress):
+        if frame is not previous and cut_detector.is_cut(frame):
+            cuts.append(last)
+            if previous is not None:
+                search.add(last - 1, previous)
+            due = last
+        if last >= due:
+            search.add(last, frame)
+            due = last + settings.every
+        previous = frame
+    if previous is not None:
+        search.add(last, previous)
+    return search.finish(), cuts, last + 1
+
+
+class _Search:
+    """Detects faces in chosen frames, several at a time. A repeated frame is searched only once."""
+
+    def __init__(self, detector: FaceDetector, settings: FindSettings) -> None:
+        self._detector, self._settings = detector, settings
+        self._found: dict[int, np.ndarray] = {}
+        self._waiting: dict[int, np.ndarray] = {}
+        self._repeats: dict[int, int] = {}  # number of a repeated frame → number under which it was searched
+        self._latest = -1
+        self._latest_pixels: np.ndarray | None = None
+
+    def add(self, number: int, pixels: np.ndarray) -> None:
+        """Searches frame `number`, now or with the next batch."""
+        if pixels is self._latest_pixels:
+            if 0 < number - self._latest <= self._settings.max_hold:
+                self._repeats[number] = self._latest
+            return
+        self._latest, self._latest_pixels = number, pixels
+        self._waiting[number] = pixels
+        if len(self._waiting) == _BATCH:
+            self._detect()
+
+    def finish(self) -> dict[int, np.ndarray]:
+        """All detections: frame → float32 (faces, 5)."""
+        if self._waiting:
+            self._detect()
+        return self._found | {number: self._found[first] for number, first in self._repeats.items()}
+
+    def _detect(self) -> None:
+        detections = self._detector.detect(list(self._waiting.values()))
+        for number, found in zip(self._waiting, detections, strict=True):
+            self._found[number] = found[found[:, 4] >= self._settings.min_score]
+        self._waiting.clear()

@@ -1,0 +1,201 @@
+"""One video to clips in the LRS2 layout, by the same search and crop as inference.
+
+A clip's folder appears when it is complete, and a record (`records.py`) when all clips of a video are there. A run
+that finds the record, with the same settings and the same file, leaves the video alone.
+
+The stored faces differ from those inference sees by JPEG's losses alone: at quality 95 without colour subsampling
+about one grey level on average, for 5 kB a frame.
+"""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import soundfile
+
+from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from mtd_jax.data.lrs2 import AUDIO_FILE
+from mtd_jax.errors import UserError
+from mtd_jax.faces.boxes import FaceBox
+from mtd_jax.faces.clips import crop_tracks, no_face, sound_of
+from mtd_jax.faces.detect import FaceDetector
+from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
+from mtd_jax.faces.tracks import DroppedTrack, FaceTrack
+from mtd_jax.preprocess.manifest import STATE, Record, read_record, write_record
+from mtd_jax.video.container import read_head
+from mtd_jax.video.decode import open_video
+
+_VERSION = 2  # raise when the same settings give other clips
+_JPEG_QUALITY = 95
+_LONGEST_NAME = 230  # bytes; file systems take 255, and suffixes are added
+
+
+class OutputError(UserError):
+    """The output folder cannot be written: no other video would fare better."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One video and where its clips go; `settings` is what makes a finished video outdated when it changes."""
+
+    name: str
+    video: Path
+    output: Path
+    faces: str
+    all_faces: bool
+    find: FindSettings
+
+    @property
+    def settings(self) -> dict:
+        chosen = {"version": _VERSION, "faces": self.faces, "all_faces": self.all_faces}
+        return chosen | {"find": dataclasses.asdict(self.find)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a video.
+
+    Attributes:
+      clips: names of its clips, relative to the output folder.
+      dropped: what was left out and why, a line each.
+      error: why the file cannot be used at all; empty if it can.
+      was_there: whether an earlier run had done it.
+    """
+
+    clips: list[str]
+    dropped: list[str]
+    error: str = ""
+    was_there: bool = False
+
+
+def write_clips(job: Job, source: FaceDetector | list[FaceBox]) -> Outcome:
+    """Writes the clips of one video, unless they are there.
+
+    Raises:
+      OutputError: the output folder cannot be written.
+    """
+    # Flat, so that no empty folders stay behind.
+    partial = job.output / STATE / "partial" / hashlib.sha256(job.name.encode()).hexdigest()[:32]
+    try:
+        read_head(job.video)
+        if len(os.fsencode(Path(job.name).name)) > _LONGEST_NAME:
+            raise UserError(f"{job.video}: its name is too long to name folders after it, rename it")
+        stat = job.video.stat()
+        if done := _finished(job, stat):
+            return done
+        outcome = _extract(job, source, partial)
+    except OutputError:
+        raise
+    except (UserError, OSError) as error:
+        return Outcome([], [], str(error))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_record(
+            job.output,
+            Record(
+                name=job.name,
+                video=os.fspath(job.video),
+                size=stat.st_size,
+                mtime_ns=stat.st_mtime_ns,
+                settings=job.settings,
+                clips=outcome.clips,
+                dropped=outcome.dropped,
+            ),
+        )
+    except OSError as error:
+        raise OutputError(f"cannot write to {job.output}: {error}") from error
+    return outcome
+
+
+def _finished(job: Job, stat: os.stat_result) -> Outcome | None:
+    """What an earlier run wrote, if it is complete and still what this one would write; else it is removed."""
+    record = read_record(job.output, job.name)
+    if record is None:
+        return None
+    same = (record.size, record.mtime_ns, record.settings) == (stat.st_size, stat.st_mtime_ns, job.settings)
+    if same and all((job.output / clip / AUDIO_FILE).is_file() for clip in record.clips):
+        return Outcome(record.clips, record.dropped, was_there=True)
+    for clip in record.clips:
+        shutil.rmtree(job.output / clip, ignore_errors=True)
+    return None
+
+
+def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> Outcome:
+    video = open_video(job.video)
+    found = find_faces(video, source, job.find)
+    if not found.tracks:
+        return Outcome([], [no_face(found), *video.warnings])
+    sound = video.waveform()
+    usable, dropped = choose_tracks(found, sound, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
+    lines = [f"left out {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings
+    names = [job.name] if len(usable) == 1 else [f"{job.name}_track{n}" for n in range(1, len(usable) + 1)]
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        folders = [partial / str(number) for number in range(len(usable))]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        for number, frame, face in crop_tracks(video, usable):
+            jpeg = simplejpeg.encode_jpeg(face, _JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
+            (folders[number] / f"{frame - usable[number].start}.jpg").write_bytes(jpeg)
+        for folder, track, name in zip(folders, usable, names, strict=True):
+            samples = sound_of(track, sound)
+            soundfile.write(folder / AUDIO_FILE, samples, SAMPLE_RATE, subtype="PCM_16")
+            final = job.output / name
+            shutil.rmtree(final, ignore_errors=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            folder.replace(final)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise OutputError(f"cannot write to {job.output}: {error}") from error
+    return Outcome(names, lines)
+
+
+# Which of the faces of a video are worth a training clip.
+
+
+def choose_tracks(
+    found: FoundFaces, sound: np.ndarray, *, all_faces: bool, min_frames: int
+) -> tuple[list[FaceTrack], list[DroppedTrack]]:
+    """Tracks cut to the frames that have sound, and what was left out, with reasons.
+
+    Args:
+      found: the faces of a video.
+      sound: int16 (samples,), its sound.
+      all_faces: keep faces beside a larger one.
+      min_frames: with sound, that a track needs; shorter ones must have it all the time.
+    """
+    tracks, dropped = found.tracks, list(found.dropped)
+    if not all_faces:
+        tracks, smaller = largest_at_a_time(tracks)
+        dropped += smaller
+    usable = []
+    for track in tracks:
+        frames = len(sound_of(track, sound)) // SAMPLES_PER_FRAME
+        if frames < min(min_frames, len(track.boxes)):
+            dropped.append(DroppedTrack(track.start, track.end, f"only {frames / FPS:g} s of it have sound"))
+        else:
+            usable.append(FaceTrack(track.start, track.boxes[:frames]))
+    return usable, dropped
+
+
+def largest_at_a_time(tracks: Sequence[FaceTrack]) -> tuple[list[FaceTrack], list[DroppedTrack]]:
+    """Leaves out faces that spend more than half of their frames beside a larger one: listeners, bystanders."""
+    kept: list[FaceTrack] = []
+    dropped = []
+    for track in sorted(tracks, key=_area, reverse=True):
+        beside = max((min(track.end, other.end) - max(track.start, other.start) for other in kept), default=0)
+        if 2 * beside > len(track.boxes):
+            dropped.append(DroppedTrack(track.start, track.end, "beside a larger face"))
+        else:
+            kept.append(track)
+    return sorted(kept, key=lambda track: track.start), dropped
+
+
+def _area(track: FaceTrack) -> float:
+    x0, y0, x1, y1 = track.box
+    return (x1 - x0) * (y1 - y0)

@@ -1,0 +1,166 @@
+"""`--mode=infer`: one video or a folder of them, told on the terminal, as JSON, as HTML, as a fixed copy."""
+
+import contextlib
+import functools
+import os
+import sys
+from pathlib import Path
+
+import rich.console
+import rich.progress
+import rich.table
+
+from mtd_jax.checkpoint import load_model
+from mtd_jax.errors import UserError
+from mtd_jax.faces.search import face_source
+from mtd_jax.preprocess.videos import videos_in
+from mtd_jax.scoring import Scorer
+from mtd_jax.storage import check_writable
+from mtd_jax.sync.detect import check_max_shift, detect_offset
+from mtd_jax.sync.fix import check_output, shift_audio
+from mtd_jax.sync.verdict import Result, one_line_json
+from mtd_jax.video.container import read_head
+
+
+def measure(
+    checkpoint,
+    video,
+    *,
+    faces: str = "mtcnn",
+    max_shift: int = 15,
+    as_json: bool = False,
+    report: str | None = None,
+    fix: str | None = None,
+    filter_max_offset: int | None = None,
+) -> int:
+    """Runs the command; stdout gets results only, progress and tables of folders go to stderr.
+
+    Args:
+      checkpoint: directory, see `load_model`.
+      video: a file, or a folder that is searched for videos in all its folders.
+      faces, max_shift: see `detect_offset`.
+      as_json: a JSON object per file instead of text.
+      report, fix: files to write; for one video only.
+      filter_max_offset: print the files whose speaker's offset is no larger, and certain, instead of verdicts.
+
+    Returns:
+      The exit code: 1 if any file of a folder failed.
+
+    Raises:
+      UserError: the one video failed, or the arguments don't fit.
+    """
+    video = Path(video)
+    if filter_max_offset is not None and filter_max_offset < 0:
+        raise UserError(f"--filter_max_offset: expected frames ≥ 0, got {filter_max_offset}")
+    check_max_shift(max_shift)
+    if video.is_dir() and (report or fix):
+        raise UserError(f"{video} is a folder: --report and --fix take one video")
+    if fix:
+        check_output(video, fix)
+    if report:
+        check_writable(report)
+    if video.is_dir():
+        paths = videos_in(video)
+    else:
+        read_head(video)
+    scorer = Scorer(load_model(checkpoint))
+    find = functools.partial(detect_offset, scorer, faces=face_source(faces), max_shift=max_shift)
+    if video.is_dir():
+        return _folder(video, paths, find, as_json, filter_max_offset)
+    with _progress_bar() as tell:
+        result = find(video, progress=tell)
+    _print(result, as_json, filter_max_offset)
+    if report:
+        from mtd_jax.sync.report import write_report
+
+        write_report(report, result)
+    if fix:
+        _fix(result, fix)
+    return 0
+
+
+def text(result: Result) -> str:
+    """The verdict for people: a headline, a line per face, the warnings."""
+    several = len(result.tracks) > 1
+    lines = [f"{result.video}: {result.speaker_track.verdict.summary}"]
+    for number, track in enumerate(result.tracks):
+        role = ", the speaker" if several and number == result.speaker else ""
+        lines.append(
+            f"  track {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
+            f"{track.offset_frames:+d} frames ({1000 * track.offset_seconds:+.0f} ms), "
+            f"confidence {track.confidence:.2f}: {track.verdict.sync_words}"
+        )
+    return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
+
+
+def keeps(result: Result, max_offset: int) -> bool:
+    """Whether a training set should keep this video: the speaker's offset is small, certain and constant."""
+    verdict = result.speaker_track.verdict
+    return verdict.is_sure and not verdict.drifts and abs(verdict.offset_frames) <= max_offset
+
+
+def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:
+    """Goes through all files, past bad ones."""
+    table = rich.table.Table("file", "verdict", "offset", "confidence", "faces")
+    failed = 0
+    with _progress_bar(len(paths)) as tell:
+        for number, path in enumerate(paths):
+            tell(f"{path.name}", number, len(paths))
+            try:
+                result = find(path)
+            except Exception as error:  # one odd file of thousands doesn't end the run
+                known = isinstance(error, UserError)
+                why = " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())
+                failed += 1
+                if as_json:
+                    print(one_line_json({"video": str(path), "error": why}), flush=True)
+                table.add_row(
+                    str(path.relative_to(folder)), f"failed: {why.removeprefix(f'{path}: ')}", "", "", ""
+                )
+                continue
+            _print(result, as_json, filter_max_offset, quiet=True)
+            track = result.speaker_track
+            row = f"{track.offset_frames:+d}", f"{track.confidence:.2f}", str(len(result.tracks))
+            table.add_row(str(path.relative_to(folder)), track.verdict.summary, *row)
+    console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
+    console.print(table)
+    console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed")
+    return 1 if failed else 0
+
+
+def _print(result: Result, as_json: bool, filter_max_offset: int | None, quiet: bool = False) -> None:
+    if as_json:
+        keep = {} if filter_max_offset is None else {"keep": keeps(result, filter_max_offset)}
+        print(one_line_json(result.to_dict() | keep), flush=True)
+    elif filter_max_offset is not None:
+        if keeps(result, filter_max_offset):
+            print(result.video.replace("\n", "\\n"), flush=True)  # a line per file, whatever its name
+    elif not quiet:
+        print(text(result))
+
+
+def _fix(result: Result, output: str) -> None:
+    verdict = result.speaker_track.verdict
+    notes = shift_audio(result.video, output, verdict.offset_seconds)
+    if not verdict.is_sure:
+        notes.append(
+            f"the offset is a guess (confidence {verdict.confidence:.2f}): listen before you use the file"
+        )
+    if verdict.drifts:
+        notes.append("the offset changes over time: one shift cannot fix all of it")
+    moved = f"audio moved by {1000 * verdict.offset_seconds:+.0f} ms"
+    print("; ".join([f"{os.fspath(output)}: {moved}", *notes]), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int | None = None):
+    """Yields a function (what, done, total) that draws a bar on stderr, if that is a terminal."""
+    console = rich.console.Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task("", total=total)
+        yield lambda what, done, total: bar.update(row, description=what, completed=done, total=total)

@@ -1,0 +1,185 @@
+"""Training, of a teacher or a student: one loop, read from top to bottom."""
+
+import dataclasses
+import time
+
+import jax
+from etils import epath
+
+from mtd_jax.checkpoint import load_model, open_manager, writing
+from mtd_jax.config import model_config, validate
+from mtd_jax.data.pipeline import Loading, Shard, evaluation_pairs, make_training_iterator
+from mtd_jax.data.sampling import Pairing
+from mtd_jax.data.sources import open_source
+from mtd_jax.distributed.launch import abort_on_failure, check_same_everywhere, compiled_together
+from mtd_jax.distributed.preemption import Preemption
+from mtd_jax.distributed.sharding import make_mesh, place, put_batch
+from mtd_jax.errors import UserError
+from mtd_jax.network.model import ModelConfig, SyncModel
+from mtd_jax.network.weights import model_arrays
+from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
+from mtd_jax.training.objective import Objective
+from mtd_jax.training.optimizer import make_optimizer, schedule_factor
+from mtd_jax.training.resume import restore_run, save_run, with_fingerprints
+from mtd_jax.training.step import Run, compile_steps, initial_state
+from mtd_jax.training.workdir import taken
+
+MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
+
+
+def train(config, workdir, report=print) -> dict:
+    """Trains until the configured number of epochs; run again after an interruption, it goes on where it was.
+
+    Several processes (see `distributed`) call it with the same arguments; the first reports and writes metrics.
+
+    Args:
+      config: as from `config.default_config`.
+      workdir: gets checkpoints/, metrics.jsonl and tensorboard/.
+      report: takes one line of progress at a time.
+
+    Returns:
+      {"steps", "train_seconds" (over all calls, compilation included), "validation": the last epoch's metrics}.
+
+    Raises:
+      UserError: for a configuration that cannot work (before anything is compiled), unusable data, a checkpoint of
+        another configuration, or a loss that is not finite.
+      Interrupted: after SIGTERM or Ctrl-C to any of the processes; all have saved the same step.
+    """
+    started = time.monotonic()
+    shard = Shard(jax.process_index(), jax.process_count())
+    if shard.index:
+        report = _say_nothing
+    validate(config, jax.device_count(), shard.count)
+    pairing = Pairing(config.data.pairing, config.model.window_frames, config.data.windows, config.data.min_gap)
+    data, enough = config.data, max(MIN_TRAINING_FRAMES, pairing.min_frames)
+    clips = open_source(data.format, data.root, data.train_list, min_frames=enough)
+    val_clips = open_source(data.format, data.root, data.val_list, min_frames=config.model.window_frames + 1)
+    steps_per_epoch = max((config.draws_per_epoch or len(clips)) // config.batch_size, 1)
+    total_steps = config.epochs * steps_per_epoch
+
+    teacher = load_teacher(config) if config.teacher else None
+    config = with_fingerprints(config, clips, teacher)
+    check_same_everywhere(config.to_dict())
+    factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
+    run = Run(
+        model=model_config(config),
+        teacher=teacher.config if teacher else None,
+        objective=Objective.from_config(config.loss),
+        optimizer=make_optimizer(config.optimizer, factor),
+        seed=config.seed,
+        mesh=make_mesh(config.mesh),
+    )
+    state = place(initial_state(run, SyncModel(run.model, seed=config.seed)), run.mesh)
+    teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
+    step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
+
+    workdir = epath.Path(workdir)
+    batches = make_training_iterator(
+        clips,
+        pairing,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        shard=shard,
+        loading=Loading(workers=config.data.workers),
+    )
+    with (
+        taken(workdir),
+        open_manager(workdir / "checkpoints") as manager,
+        abort_on_failure(),
+        Preemption() as preemption,
+    ):
+        if manager.latest_step() is not None:
+            state, description = restore_run(manager, state, config)
+            batches.set_state(description["data"])
+            started -= description["train_seconds"]
+            report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")
+        first = int(state.step)
+        if preemption.reached_before(first):
+            raise preemption.interrupted(first, total_steps, workdir)
+        writer = NoWriter() if shard.index else MetricWriter(workdir, first)
+        progress = Progress(config, writer, report, factor, first, total_steps, manager)
+        validation, stop = None, False
+        try:
+            for step in range(first + 1, total_steps + 1):
+                state, metrics = step_fn(state, teacher_arrays, put_batch(next(batches), run.mesh))
+                if step == first + 1:  # until here a signal loses nothing
+                    preemption.listen()
+                progress.after_dispatch(step, metrics)
+                epoch_ends = step % steps_per_epoch == 0
+                due = config.checkpoint_every and step % config.checkpoint_every == 0
+                stop = preemption.reached(step) and step < total_steps
+                if not (epoch_ends or due or stop):
+                    continue
+                progress.catch_up()  # never save what came of a loss that is not finite
+                if epoch_ends:
+                    validation = validate_epoch(config, val_clips, eval_fn, state, run.mesh, shard)
+                    progress.epoch(step, step // steps_per_epoch, validation)
+                seconds = time.monotonic() - started
+                metrics = validation if epoch_ends else None
+                save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
+                writer.flush()
+                if stop:
+                    break
+            progress.catch_up()
+            with writing(manager.directory):
+                manager.wait_until_finished()
+            if stop:
+                raise preemption.interrupted(step, total_steps, workdir)
+        finally:
+            batches.close()
+            writer.close()
+        if first >= total_steps:
+            started = time.monotonic() - description["train_seconds"]
+            report(f"nothing to do: {workdir} has {first} of {total_steps} steps")
+            validation = dict(manager.metrics(manager.latest_step()) or {})
+    return {"steps": total_steps, "train_seconds": time.monotonic() - started, "validation": validation}
+
+
+def load_teacher(config):
+    """The frozen teacher, computing in the student's dtype; UserError if its relations have other shapes."""
+    teacher = load_model(config.teacher)
+    student: ModelConfig = model_config(config)
+    for name in ("num_layers", "num_heads", "window_frames"):
+        theirs, ours = getattr(teacher.config, name), getattr(student, name)
+        if theirs != ours:
+            raise UserError(
+                f"config.model.{name}: expected {theirs} as in the teacher {config.teacher}, got {ours}"
+            )
+    teacher.config = dataclasses.replace(teacher.config, compute_dtype=student.compute_dtype)
+    return teacher
+
+
+def _say_nothing(line):
+    pass
+
+
+# Loss, accuracy and F1 of a model in training, over the validation list.
+
+
+def validate_epoch(config, clips, eval_fn, state, mesh, shard: Shard) -> dict[str, float]:
+    """Metrics over one fixed set of in-sync and out-of-sync pairs of the validation list, over all processes.
+
+    Args: eval_fn: from `step.compile_steps`; shard: the part of every batch that this process reads.
+    """
+    batches = evaluation_pairs(
+        clips,
+        seed=config.seed,
+        batch_size=config.val_batch_size,
+        window_frames=config.model.window_frames,
+        pairs_per_clip=config.val_pairs_per_clip,
+        shard=shard,
+    )
+    sums: dict[str, float] = {}
+    for batch in batches:
+        del batch["skipped"]
+        for name, value in jax.device_get(eval_fn(state, put_batch(batch, mesh))).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    if not sums["pairs"]:
+        raise UserError(f"no pair of config.data.val_list={config.data.val_list} could be drawn; check the clips")
+    metrics = {"val_loss": sums["loss"] / sums["pairs"], "val_accuracy": sums["right"] / sums["pairs"]}
+    for name in ("f1", "f1_reference"):
+        right, wrong, missed = (
+            sums[f"{name}_{kind}"] for kind in ("true_positive", "false_positive", "false_negative")
+        )
+        metrics[f"val_{name}"] = 2 * right / max(2 * right + wrong + missed, 1.0)
+    return metrics

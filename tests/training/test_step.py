@@ -1,0 +1,58 @@
+"""The training step against the reference's four Adam steps, and on several devices against one."""
+
+import functools
+
+import jax
+import numpy as np
+
+from converters.key_table import to_torch
+from mtd_jax.config import default_config
+from mtd_jax.network.model import ModelConfig
+from mtd_jax.network.weights import model_arrays
+from mtd_jax.training import step as step_module
+from mtd_jax.training.objective import Objective
+from mtd_jax.training.optimizer import make_optimizer, schedule_factor
+from mtd_jax.training.step import Run, TrainState, initial_state, train_step
+from tests.helpers.golden_models import TEACHER, golden, recipe_model
+from tests.helpers.recipe import state_dict_shapes
+
+NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
+
+
+def test_four_adam_steps_follow_the_reference(monkeypatch):
+    # The recipe gives mel spectrograms, not sound: let them pass through the step in the place of the audio.
+    monkeypatch.setattr(step_module, "training_mel", lambda config, audio: audio)
+    config = default_config(ModelConfig.mtd_vocalist(**NO_DROPOUT))
+    config.loss.name = "mtd"
+    student = recipe_model(ModelConfig.mtd_vocalist(**NO_DROPOUT), 1)
+    run = Run(
+        model=student.config,
+        teacher=TEACHER,
+        objective=Objective.from_config(config.loss),
+        optimizer=make_optimizer(config.optimizer, schedule_factor(config.optimizer, 1, 4)),
+        seed=0,
+    )
+    state: TrainState = initial_state(run, student)
+    teacher_arrays = model_arrays(recipe_model(TEACHER, 0))
+    step = jax.jit(functools.partial(train_step, run))
+    reference = golden("train_steps.npz")
+    for i in range(4):
+        frames = np.random.default_rng([101, 100 + i]).integers(0, 256, (4, 5, 6, 12, 3), dtype=np.uint8)
+        frames = frames.repeat(8, axis=2).repeat(8, axis=3)
+        mel = np.random.default_rng([303, 100 + i]).uniform(-4, 4, (4, 80, 16)).astype(np.float32)
+        batch = {
+            "frames": frames[:, None],
+            "audio": np.swapaxes(mel, 1, 2)[:, None],
+            "labels": np.array([1, 0, 1, 0], np.float32).reshape(4, 1, 1),
+        }
+        state, metrics = step(state, teacher_arrays, batch)
+        np.testing.assert_allclose(metrics["total"], reference["total"][i], rtol=1e-5 if i == 0 else 1e-3)
+        np.testing.assert_allclose(metrics["bce"], reference["bce"][i], rtol=1e-5 if i == 0 else 1e-3)
+    np.testing.assert_allclose(state.learned["uncertainty"], reference["uncertainty"], rtol=1e-5)
+    trained = to_torch(student.config, jax.device_get(state.params | state.statistics), "trained")
+    checked = [name for name in reference if name in state_dict_shapes("student")]
+    assert len(checked) == len(reference) - 3
+    for name in checked:
+        scale = np.abs(reference[name]).max()
+        tolerance = 1e-2 if name.endswith("running_var") else 1e-3
+        np.testing.assert_allclose(trained[name], reference[name], atol=tolerance * scale, err_msg=name)
