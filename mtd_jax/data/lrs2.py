@@ -1,7 +1,7 @@
 """The LRS2 layout on disk: `<root>/<speaker>/<clip>/{0.jpg, 1.jpg, …, audio.wav}` and list files.
 
-Pictures and sound are read only when a clip is sliced, and only the slice (`views.py`). Unusable clips are
-found once, by an index over file names and WAV headers, left out, counted and reported in a single log line.
+Frames and audio are read only when a clip is sliced, and only the slice (`folder.py`). An index over file names
+and WAV headers finds unusable clips once; they are skipped, counted and reported in a single log line.
 """
 
 import concurrent.futures
