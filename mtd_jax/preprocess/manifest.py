@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from mtd_jax.data.list_file import read_list
 from mtd_jax.errors import UserError
 from mtd_jax.preprocess.videos import video_of
 from mtd_jax.storage import write_text
@@ -116,10 +117,5 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list that aren't blank; none if there is no such file."""
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no list of clips; move it away") from error
+    """The lines of a list that are not blank; none if there is no file. Raises `UserError` if it is no text."""
+    return [line for _, line in read_list(path)] if path.exists() else []

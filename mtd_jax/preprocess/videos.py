@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from mtd_jax.data.list_file import read_list
 from mtd_jax.errors import UserError
 
 SUFFIXES = frozenset(
@@ -86,14 +87,8 @@ def video_of(clip: str) -> str:
 
 
 def _read_list(path: Path, root: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a folder of videos, or a text file that lists them") from error
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_list(path, expected="a folder of videos, or a text file that lists them"):
         candidates = [root / line.strip(), root / f"{line.split()[0]}.mp4"]
         existing = [candidate for candidate in candidates if os.path.lexists(candidate) and not candidate.is_dir()]
         if not existing:
