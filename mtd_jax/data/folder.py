@@ -1,6 +1,8 @@
-"""Lazy tracks of a `Clip`: a folder of JPEGs and a WAV file. A slice reads only what it covers."""
+"""A `Clip` as a folder of JPEGs and a WAV file: its index, and tracks of which a slice reads only its part."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import numpy as np
 import simplejpeg
 import soundfile
 
-from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE, UnusableClip
+from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, UnusableClip
 from mtd_jax.errors import one_line
 
+GAP = "with a gap in the numbering of the frames"
+_FRAME_FILE = re.compile(r"(0|[1-9]\d*)\.jpg")
 _HALF_SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
 
 
@@ -94,6 +98,36 @@ class WaveformFile:
         if is_float:
             samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         return samples
+
+
+def index_files(files: Iterable[str], audio: str | os.PathLike, min_frames: int) -> tuple[int, int, int] | str:
+    """What a clip holds, from names and the header of its WAV file, without decoding images or audio.
+
+    Args:
+      files: names in its folder of JPEGs.
+      audio: path of its WAV file.
+      min_frames: clips with fewer frames that have both image and audio cannot be used.
+
+    Returns:
+      (number of the first JPEG, JPEGs, samples), or the reason why it cannot be used.
+    """
+    numbers = [int(match[1]) for name in files if (match := _FRAME_FILE.fullmatch(name))]
+    first = min(numbers, default=0)
+    if len(numbers) != max(numbers, default=-1) + 1 - first:
+        return GAP
+    if not os.path.exists(audio):
+        return "without audio"
+    try:
+        with soundfile.SoundFile(audio) as file:
+            check_format(os.fspath(audio), file)
+            samples = file.frames
+    except UnusableClip as error:
+        return f"where {error.reason}"
+    except (OSError, soundfile.SoundFileError):
+        return "with unreadable audio"
+    if min(len(numbers), samples // SAMPLES_PER_FRAME) < min_frames:
+        return f"with fewer than {min_frames} frames"
+    return first, len(numbers), samples
 
 
 def decode_lower_faces(
