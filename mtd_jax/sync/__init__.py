@@ -4,6 +4,6 @@ In: a model and a video file of any kind. Out: a `Result` (offset, confidence, d
 HTML page, and a copy of the video with its audio moved.
 
 Read `detect.py` first (file → `Result`), then `verdict.py` (scores → offset and confidence). `report.py` draws the
-page; `fix.py` moves the audio with one FFmpeg command (`ffmpeg.py` finds and runs it, `compare.py` checks the copy);
+page; `fix.py` moves the audio with one FFmpeg command (`ffmpeg.py` runs it, `compare.py` checks the copy);
 `command.py` is `--mode=infer`.
 """
