@@ -1,9 +1,9 @@
-"""Checking videos, and fixing them: `--mode=infer`.
+"""One video: is its audio in sync, and if not, by how much, and a copy that is.
 
-In: a model and a video.
-Out: a `Result` with the offset of each face and the confidence in it, as text, JSON or an HTML page; on request a
-copy of the video with its audio moved into sync.
+In: a model and a video file of any kind. Out: a `Result` (offset, confidence, drift per face), as text, JSON or an
+HTML page, and a copy of the video with its audio moved.
 
-Start with `detect.py`, which finds the faces and scores them. `verdict.py` turns scores into offset and
-confidence, `report.py` makes the page, `fix.py` the copy, and `command.py` is the command line.
+Read `detect.py` first (file → `Result`), then `verdict.py` (scores → offset and confidence). `report.py` draws the
+page; `fix.py` moves the audio with one FFmpeg command (`ffmpeg.py` runs it, `compare.py` checks the copy);
+`command.py` is `--mode=infer`.
 """
