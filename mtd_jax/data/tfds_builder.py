@@ -39,7 +39,7 @@ from mtd_jax.workers import usable_cores
 
 SHARD_FRAMES = 25_000  # 1000 s: 100 MB of 96×96 faces with their audio. tfds holds one shard in memory
 LOWER_HALF_QUALITY = 95  # of JPEG, with 4:2:0 colour as in the faces: 48 dB against the half it was made from
-_FILE_FORMAT = "array_record"
+_FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 
 _FLAGS = flags.FlagValues()
 _ROOT = flags.DEFINE_string("root", None, "Folder of the clips.", flag_values=_FLAGS, required=True)
@@ -95,20 +95,17 @@ def build(
     target = Path(output, DATASET_NAME, VERSION)
     if target.exists():
         raise UserError(f"{target} is there already; delete it to build another, or choose another --output")
-    examples = functools.partial(clip_examples, record_frames=record_frames, lower_half=lower_half)
     with writing_to(target), tempfile.TemporaryDirectory() as nothing:  # tfds makes folders for downloads in it
         builder = LipSyncClips(
             data_dir=output,
             sources=sources,
-            examples=examples,
+            record_frames=record_frames,
             shard_frames=shard_frames,
+            lower_half=lower_half,
             workers=workers or usable_cores(),
             progress=progress,
         )
         config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.info.metadata.update(
-            {split: {"record_frames": record_frames, "lower_half": lower_half} for split in sources}
-        )
         builder.download_and_prepare(download_dir=nothing, download_config=config)
     return target
 
@@ -149,12 +146,23 @@ class LipSyncClips(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, data_dir=None, sources=None, examples=None, shard_frames=0, workers=1, progress=False):
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        sources: Mapping[str, ClipSource] | None = None,
+        record_frames: int = RECORD_FRAMES,
+        shard_frames: int = SHARD_FRAMES,
+        lower_half: bool = False,
+        workers: int = 1,
+        progress: bool = False,
+    ):
         """All but `data_dir` is for `build`."""
+        self._sources = sources or {}
+        self._record_frames, self._shard_frames, self._lower_half = record_frames, shard_frames, lower_half
+        self._workers, self._progress = workers, progress
+        self._index = tfds.core.MetadataDict()  # which clips a split holds; tfds stores it as metadata.json
         super().__init__(data_dir=data_dir, file_format=_FILE_FORMAT)
-        self._sources: Mapping[str, ClipSource] = sources
-        self._clip_examples: Callable[[Clip], list[dict[str, Any]] | UnusableClip] = examples
-        self._shard_frames, self._workers, self._progress = shard_frames, workers, progress
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -162,7 +170,7 @@ class LipSyncClips(tfds.core.ShardBasedBuilder):
             description="Talking faces, 25 frames per second, with their audio, for audio-visual synchronisation.",
             features=features(),
             disable_shuffling=True,  # training draws at random; clips keep the order of their list
-            metadata=tfds.core.MetadataDict(),
+            metadata=self._index,
         )
 
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator]]]:
@@ -171,7 +179,14 @@ class LipSyncClips(tfds.core.ShardBasedBuilder):
         shards = {}
         for split, source in self._sources.items():
             skipped = {reason: list(names) for reason, names in source.skipped.items()}
-            self.info.metadata[split] |= {"names": [], "images": [], "samples": [], "skipped": skipped}
+            self._index[split] = {
+                "record_frames": self._record_frames,
+                "lower_half": self._lower_half,
+                "names": [],
+                "images": [],  # frames of every clip
+                "samples": [],
+                "skipped": skipped,
+            }
             groups: list[list[Clip]] = [[]]
             frames = 0
             for clip in map(source.__getitem__, range(len(source))):
@@ -188,11 +203,12 @@ class LipSyncClips(tfds.core.ShardBasedBuilder):
 
     def _shard(self, split: str, clips: list[Clip], label: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (a number, example) of a shard, in order, and notes its clips in the index."""
-        index = self.info.metadata[split]
+        index = self._index[split]
+        read = functools.partial(clip_examples, record_frames=self._record_frames, lower_half=self._lower_half)
         # Threads are enough: reading files and coding JPEGs release Python's global lock.
         with ThreadPoolExecutor(self._workers) as pool:
             results = rich.progress.track(
-                zip(clips, pool.map(self._clip_examples, clips), strict=True),
+                zip(clips, pool.map(read, clips), strict=True),
                 description=label,
                 total=len(clips),
                 console=rich.console.Console(stderr=True),
@@ -210,7 +226,7 @@ class LipSyncClips(tfds.core.ShardBasedBuilder):
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         super()._download_and_prepare(dl_manager, download_config)
-        for split, index in self.info.metadata.items():
+        for split, index in self._index.items():
             if not index["names"]:
                 raise UserError(f"none of the clips of {split} can be read: {'; '.join(sorted(index['skipped']))}")
 

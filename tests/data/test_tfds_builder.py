@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import tensorflow_datasets as tfds
 
 from mtd_jax.data import folder, tfds_builder
 from mtd_jax.data.clip import UnusableClip
@@ -63,7 +64,7 @@ def test_a_finished_data_set_is_left_alone(odd_clips, odd_output, monkeypatch):
 def test_a_disk_that_is_full(tmp_path):
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write .*full \(.*No space left on device"):
-        RecordWriter("array_record").write(tmp_path / "full", [(0, b"x" * 10)])
+        RecordWriter(tfds.core.FileFormat.ARRAY_RECORD).write(tmp_path / "full", [(0, b"x" * 10)])
 
 
 def test_files_that_cannot_be_read_are_skipped_and_counted(odd_clips, tmp_path, unreadable):
