@@ -26,7 +26,7 @@ class Progress(Protocol):
     """Follows the work of `detect_offset`, stage by stage."""
 
     def stage(self, name: str, total: float | None) -> None:
-        """A stage begins. `total` is its amount of work in a unit of its own, None if unknown."""
+        """A stage begins. `total` is its amount of work, in any unit; None if unknown."""
 
     def update(self, done: float) -> None:
         """So much of the current stage is done."""
