@@ -11,6 +11,7 @@ STARTED = time.perf_counter()  # before the imports, which are part of what a us
 
 import collections  # noqa: E402
 import json  # noqa: E402
+import math  # noqa: E402
 import resource  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -37,6 +38,22 @@ class TimedDetector:
         return found
 
 
+class Stages:
+    """A `Progress` that notes when each stage starts; the second pass starts halfway through the first stage."""
+
+    def __init__(self):
+        self.started: dict[str, float] = {}
+        self._half = math.inf
+
+    def stage(self, name: str, total: float | None) -> None:
+        self.started[name] = time.perf_counter()
+        self._half = total / 2 if total and name == "looking for faces" else math.inf
+
+    def update(self, done: float) -> None:
+        if done >= self._half:
+            self.started.setdefault("cutting out faces", time.perf_counter())
+
+
 def main():
     import jax
 
@@ -50,23 +67,16 @@ def main():
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
     making = collections.Counter()  # seconds of a thread, by what JAX did to get a program
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: making.update({event: seconds})
+        lambda event, duration_secs, **_: making.update({event: duration_secs})
     )
     imported = time.perf_counter()
     model = load_model(CHECKPOINT.value)
     detector = TimedDetector(Mtcnn())
     loaded = time.perf_counter()
-    marks = {}
-
-    def progress(what, done, total):
-        """Notes when a stage was first heard of; the second pass begins at half of the first stage."""
-        if what == "looking for faces" and total and done >= total / 2:
-            what = "cutting out faces"
-        marks.setdefault(what, time.perf_counter())
-
-    result = detect_offset(model, VIDEO.value, faces=detector, progress=progress)
+    stages = Stages()
+    result = detect_offset(model, VIDEO.value, faces=detector, progress=stages)
     ended = time.perf_counter()
-    cut, scored = marks.get("cutting out faces", ended), marks.get("scoring", ended)
+    cut, scored = stages.started.get("cutting out faces", ended), stages.started.get("scoring", ended)
     found = {
         "seconds": {
             "imports": imported - STARTED,

@@ -1,16 +1,17 @@
-"""Singing voices, windows of a second: VocaLiST with 25 frames on Acappella, and a student distilled from it.
+"""Singing voices: VocaLiST with windows of 25 frames (one second) on Acappella, and a student distilled from it.
 
 Command:   python main.py --mode=train --config=configs/acappella.py --config.data.root=ACAPPELLA --workdir=DIR
            python main.py --mode=train --config=configs/acappella.py:student --config.teacher=CHECKPOINT \
                --config.data.root=ACAPPELLA --workdir=DIR
            python main.py --mode=evaluate --config=configs/acappella.py --config.data.root=ACAPPELLA \
                --checkpoint=CHECKPOINT --list=SPLIT
-           ACAPPELLA holds jpgs/ and splits_16k/; lists are their splits (--config.data.train_list=SPLIT).
-Cost:      as XLA counts the forward pass of a sample: teacher 162 GFLOP, student 39; so 486 a sample of the first
-           training (three forward passes' worth), 280 of the second. 25 pictures are decoded a sample, not 5.
-Expected:  not known: no published figure for this set-up is at hand, and it was not run by this project.
-Variants:  "student" is MTDVocaLiST by the MTD loss (its distillation on Acappella is not published);
-           "tiny" shrinks the teacher to a laptop's size.
+           ACAPPELLA contains jpgs/ and splits_16k/; the lists are its splits (--config.data.train_list=SPLIT).
+Cost:      by XLA's count, a forward pass takes 162 GFLOP per sample in the teacher and 39 in the student. So
+           training takes 486 GFLOP per sample for the teacher (three forward passes' worth) and 280 for the
+           student. Each sample decodes 25 frames, not 5.
+Expected:  unknown: there is no published figure for this set-up, and this project has not run it.
+Variants:  "student" is MTDVocaLiST distilled with the MTD loss (not published for Acappella);
+           "tiny" is a teacher small enough for a laptop.
 """
 
 from mtd_jax.config import Config, default_config, variant_error
@@ -20,6 +21,7 @@ WINDOW_FRAMES = 25
 
 
 def get_config(variant: str = "") -> Config:
+    """The config of the teacher, or of a variant."""
     if variant not in ("", "student", "tiny"):
         raise variant_error(__file__, variant, ("student", "tiny"))
     if variant == "student":
@@ -27,12 +29,12 @@ def get_config(variant: str = "") -> Config:
     elif variant == "tiny":
         model = ModelConfig.tiny(window_frames=WINDOW_FRAMES)
     else:
-        # Pixels of the released 25-frame weights, so that a training can be compared with them.
+        # The pixel convention of the released 25-frame weights, so that a training can be compared with them.
         model = ModelConfig.vocalist(window_frames=WINDOW_FRAMES)
     config = default_config(model)
     config.data.format = "acappella"
     config.data.train_list = "train"
-    config.evaluation.protocol = "acappella"  # K = 25 at ±1 and ±5; a 5-frame model gets K = 5, 10, … 25
+    config.evaluation.protocol = "acappella"  # K = 25 within ±1 and ±5 frames; for a 5-frame model K = 5, 10, … 25
     if variant == "student":
         config.loss.name = "mtd"
         config.optimizer.schedule = "stepwise"

@@ -1,8 +1,9 @@
-"""The demo's three trainings, at a size for a laptop; `python main.py` runs them all.
+"""The demo's three trainings, small enough for a laptop; `python main.py` runs them all.
 
-Command:  python main.py                                                     (everything)
+Command:  python main.py                                                     (the whole demo)
           python main.py --mode=train --config=configs/demo.py:teacher \
-              --config.data.root=CORPUS --workdir=DIR                        (one of them)
+              --config.data.root=CORPUS --workdir=DIR                        (one training)
+Variants: "teacher", "student_plain" (no distillation) and "student_mtd".
 """
 
 from mtd_jax.config import Config, default_config, variant_error
@@ -13,6 +14,7 @@ NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout":
 
 
 def get_config(variant: str = "teacher") -> Config:
+    """The config of one of the three trainings."""
     if variant not in VARIANTS:
         raise variant_error(__file__, variant, VARIANTS)
     model = ModelConfig.tiny(**NO_DROPOUT, **({"widths": (8, 16, 24, 32, 64)} if variant == "teacher" else {}))
@@ -20,14 +22,14 @@ def get_config(variant: str = "teacher") -> Config:
     config.data.train_list = "train"
     config.data.pairing = "grid"
     config.data.windows = 8
-    config.data.min_gap = 5  # windows that share no frame: overlapping ones leave the loss at chance for long
+    config.data.min_gap = 5  # no shared frames: with overlapping windows the loss stays at chance for long
     config.data.workers = 0
     config.batch_size = 4
     config.draws_per_epoch = 400
     config.epochs = 5 if variant == "teacher" else 3
     config.loss.balance_pairs = True
     config.loss.info_nce_weight = 1.0
-    config.loss.token_info_nce_weight = 1.0  # without it the MTD student stays at chance for 300 steps
+    config.loss.token_info_nce_weight = 1.0  # without this the MTD student stays at chance for 300 steps
     config.optimizer.learning_rate = 2e-3
     config.optimizer.loss_learning_rate = 2e-2
     config.optimizer.schedule = "cosine"

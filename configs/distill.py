@@ -5,9 +5,9 @@ Command:   python main.py --mode=train --config=configs/distill.py --config.teac
            Ablations: --config.loss.use_attention=False (no CAD), --config.loss.use_value=False (no VR),
            --config.loss.temperature=5, --config.loss.name=mtd_layers --config.loss.layers.fusion="(4,)".
            Baselines: --config.loss.name=kd|rkd|fitnet|minilm (kd with temperature 5), or bce without a teacher.
-Cost:      60 GFLOP a sample (teacher forward 34.7, student 3 × 8.44), 96,318 samples an epoch, 80 epochs.
-Expected:  K5 91.46 %, K15 99.68 % on LRS2 as published (not run by this project).
-Variants:  "tiny" shrinks the student to a laptop's size; it needs a teacher with as many layers and heads.
+Cost:      60 GFLOP per sample (teacher forward 34.7, student 3 × 8.44), 96,318 samples per epoch, 80 epochs.
+Expected:  K5 91.46 %, K15 99.68 % on LRS2, as published; this project has not run it.
+Variants:  "tiny" is small enough for a laptop; its teacher must have as many layers and heads.
 """
 
 from mtd_jax.config import Config, default_config, variant_error
@@ -15,6 +15,7 @@ from mtd_jax.network.model import ModelConfig
 
 
 def get_config(variant: str = "") -> Config:
+    """The config of the published student, or of the variant."""
     if variant not in ("", "tiny"):
         raise variant_error(__file__, variant, ("tiny",))
     config = default_config(ModelConfig.tiny() if variant else ModelConfig.mtd_vocalist())

@@ -1,4 +1,4 @@
-"""How both converters start: flags of their own, on the CPU."""
+"""The start of both converter commands: they parse their own flags and run on the CPU."""
 
 import sys
 from collections.abc import Callable
@@ -10,9 +10,13 @@ from mtd_jax.errors import exit_code, parse_flags
 
 
 def main_function(
-    work: Callable[[], None], flag_values: flags.FlagValues, about: str
+    work: Callable[[], None], flag_values: flags.FlagValues, about: str | None
 ) -> Callable[[list[str]], int]:
-    """A `main(argv)` that parses `flag_values`, calls `work()` and returns the exit code."""
+    """A `main(argv)` that parses `flag_values`, calls `work()` and returns the exit code.
+
+    Args:
+      about: printed by --help, before the flags.
+    """
 
     def command(argv: list[str]) -> None:
         flag_values.unparse_flags()
@@ -21,7 +25,7 @@ def main_function(
 
     def main(argv: list[str]) -> int:
         if "--help" in argv:
-            print(f"{about}\n{flag_values.get_help()}")
+            print(f"{about or ''}\n{flag_values.get_help()}")
             return 0
         return exit_code(lambda: command(argv))
 
@@ -29,6 +33,6 @@ def main_function(
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Runs a command and exits. On the CPU: it has the memory and the full float32 precision that this needs."""
+    """Runs a command on the CPU, which has enough memory and full float32 precision, and exits."""
     jax.config.update("jax_platforms", "cpu")
     sys.exit(main(sys.argv))

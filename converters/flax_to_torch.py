@@ -1,8 +1,8 @@
-"""Writes a checkpoint directory as a .pth file of the released form, for the public PyTorch code.
+"""Converts a checkpoint directory into a .pth file of the released form, for the public PyTorch code.
 
     python -m converters.flax_to_torch --checkpoint=DIR --output=X.pth
 
-The file holds {"state_dict", "aw_loss" (if the run learned loss weights), "global_step"}.
+The file contains {"state_dict", "aw_loss" (if the run learned loss weights), "global_step"}.
 """
 
 import os
@@ -24,7 +24,7 @@ _FLAGS = flags.FlagValues()
 flags.DEFINE_string("checkpoint", None, "the checkpoint directory", _FLAGS, required=True)
 flags.DEFINE_string("output", None, "the .pth file to write; must not exist", _FLAGS, required=True)
 
-# What the public code fixes; pixels, dropouts and window length do not change what the weights mean to it.
+# What the public code hard-codes. Pixels, dropouts and window length do not change what the weights mean to it.
 _ARCHITECTURE = (
     "widths",
     "num_heads",
@@ -35,11 +35,11 @@ _ARCHITECTURE = (
 )
 
 
-def convert(checkpoint, output):
+def convert(checkpoint: str | os.PathLike, output: str | os.PathLike) -> None:
     """Converts the directory `checkpoint` into the file `output`, which appears whole or not at all.
 
     Raises:
-      UserError: if there is no usable checkpoint, or `output` exists or cannot be written.
+      UserError: there is no usable checkpoint, or `output` exists or cannot be written.
     """
     output = Path(output)
     if os.path.lexists(output):
@@ -57,7 +57,9 @@ def convert(checkpoint, output):
 
 
 def _kind(config: ModelConfig) -> str:
-    def architecture(c):
+    """The released model with this architecture, for the message."""
+
+    def architecture(c: ModelConfig) -> list[object]:
         return [getattr(c, name) for name in _ARCHITECTURE]
 
     for name, released in (

@@ -1,11 +1,12 @@
-"""Plain PyTorch twin of teacher and student: the released state-dict names, the same inputs and features.
+"""The PyTorch twin of teacher and student: plain PyTorch with the released names, and our inputs and features.
 
-Used by `--verify`, the tests and the benchmarks; nothing outside them and converters/ imports torch.
+`--verify`, the tests and the benchmarks compare with it. Nothing else imports torch.
 Architecture: VocaLiST (Kadandale et al. 2022, arXiv 2204.02090) at the teacher's widths, MTDVocaLiST
 (Chen et al. 2024, arXiv 2210.15563) at the student's.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 TEACHER_WIDTHS = (32, 64, 128, 256, 512)
 STUDENT_WIDTHS = (16, 32, 64, 128, 200)
 
-# (input, output, kernel, stride, padding, residual): input and output are indices into the widths, -1 the
-# network's own input. Video axes are (H, W, T), audio axes (mel, time). Two strides are set by name.
-VIDEO_BLOCKS = (
+Shape = int | tuple[int, ...]  # of a kernel, stride or padding; an integer for all axes
+# (input, output, kernel, stride, padding, residual). Input and output are indices into the widths; -1 is the input
+# of the network. Video axes are (H, W, T), audio axes (mel, time). Two strides depend on the model and have names.
+VIDEO_BLOCKS: tuple[tuple[int, int, Shape, Shape | str, Shape, bool], ...] = (
     (-1, 0, 7, "stem", 3, False),
     (0, 1, 5, (1, 2, 1), (1, 1, 2), False),
     *[(1, 1, 3, 1, 1, True)] * 2,
@@ -31,7 +33,7 @@ VIDEO_BLOCKS = (
     (4, 4, 3, 1, (0, 0, 1), False),
     (4, 4, 1, 1, 0, False),
 )
-AUDIO_BLOCKS = (
+AUDIO_BLOCKS: tuple[tuple[int, int, Shape, Shape, Shape, bool], ...] = (
     (-1, 0, 3, 1, 1, False),
     *[(0, 0, 3, 1, 1, True)] * 2,
     (0, 1, 3, (3, 1), 1, False),
@@ -60,7 +62,17 @@ class TorchFeatures(NamedTuple):
 class ConvBlock(nn.Module):
     """Convolution → BatchNorm → (+ input) → ReLU."""
 
-    def __init__(self, conv, norm, in_channels, out_channels, kernel, stride, padding, residual):
+    def __init__(
+        self,
+        conv: Callable[..., nn.Module],
+        norm: Callable[[int], nn.Module],
+        in_channels: int,
+        out_channels: int,
+        kernel: Shape,
+        stride: Shape,
+        padding: Shape,
+        residual: bool,
+    ):
         super().__init__()
         self.conv_block = nn.Sequential(
             conv(in_channels, out_channels, kernel, stride, padding), norm(out_channels)
@@ -72,17 +84,25 @@ class ConvBlock(nn.Module):
         return F.relu(y + x if self.residual else y)
 
 
-def _prenet(conv, norm, blocks, in_channels: int, widths) -> nn.Sequential:
+def _prenet(
+    conv: Callable[..., nn.Module],
+    norm: Callable[[int], nn.Module],
+    blocks: Iterable[tuple[int, int, Shape, Shape, Shape, bool]],
+    in_channels: int,
+    widths: Sequence[int],
+) -> nn.Sequential:
     return nn.Sequential(
         *[
-            ConvBlock(conv, norm, in_channels if i < 0 else widths[i], widths[o], *geometry)
-            for i, o, *geometry in blocks
+            ConvBlock(
+                conv, norm, in_channels if i < 0 else widths[i], widths[o], kernel, stride, padding, residual
+            )
+            for i, o, kernel, stride, padding, residual in blocks
         ]
     )
 
 
 class SinusoidalPositions(nn.Module):
-    """[sin | cos] of positions 1, 2, …; zero where a token's channel 0 is exactly 0 (read as padding)."""
+    """[sin | cos] of positions 1, 2, …; zero where channel 0 of a token is exactly 0, as the public code does."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +110,7 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
-        dtype = torch.promote_types(x.dtype, torch.float32)  # under autocast, too
+        dtype = torch.promote_types(x.dtype, torch.float32)  # autocast does not lower it
         index = torch.arange(half, dtype=dtype, device=x.device)
         position = torch.arange(1, x.shape[1] + 1, dtype=dtype, device=x.device)
         angle = position[:, None] * torch.exp(index * (-math.log(10000) / (half - 1)))
@@ -99,7 +119,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention with a packed q|k|v projection; also returns attention logits and value logits."""
+    """Multi-head attention with one packed q|k|v projection. Returns output, attention logits and value logits."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
@@ -127,7 +147,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-LN layer; the first LayerNorm normalises the running stream and the source alike."""
+    """Pre-LN layer; its first LayerNorm normalises both the stream and the source."""
 
     def __init__(self, width: int, num_heads: int, relu_dropout: float, residual_dropout: float):
         super().__init__()
@@ -146,9 +166,17 @@ class EncoderLayer(nn.Module):
 
 
 class CrossModalEncoder(nn.Module):
-    """Every layer's keys and values come from the embedded source, not from the running stream."""
+    """A stack of layers. The keys and values of each come from the embedded source, not from the stream."""
 
-    def __init__(self, width, num_heads, num_layers, embedding_dropout, relu_dropout, residual_dropout):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        embedding_dropout: float,
+        relu_dropout: float,
+        residual_dropout: float,
+    ):
         super().__init__()
         self.register_buffer("version", torch.full((1,), 2.0))
         self.embed_positions = SinusoidalPositions()
@@ -173,10 +201,13 @@ class CrossModalEncoder(nn.Module):
 
 
 class TorchSyncModel(nn.Module):
-    """Teacher (`TEACHER_WIDTHS`) or student (`STUDENT_WIDTHS`); random weights until a state dict is loaded.
+    """Teacher (`TEACHER_WIDTHS`) or student (`STUDENT_WIDTHS`), with random weights until a state dict is loaded.
 
-    `pixels` is the convention its weights expect: "rgb255", "rgb01" or "bgr01". The strides, (height, width),
-    are those of the first and of the last down-sampling video convolution.
+    Args:
+      pixels: the convention that the weights expect, "rgb255", "rgb01" or "bgr01".
+      stem_stride, last_stride: (height, width) of the first and of the last down-sampling video convolution.
+
+    The other arguments are those of `ModelConfig`.
     """
 
     def __init__(
@@ -197,8 +228,11 @@ class TorchSyncModel(nn.Module):
         self.pixels = pixels
         width = widths[-1]
         encoder = (width, num_heads, num_layers, embedding_dropout, relu_dropout, residual_dropout)
-        strides = {"stem": (*stem_stride, 1), "last": (*last_stride, 1)}
-        video_blocks = [(i, o, k, strides.get(s, s), *rest) for i, o, k, s, *rest in VIDEO_BLOCKS]
+        named = {"stem": (*stem_stride, 1), "last": (*last_stride, 1)}
+        video_blocks = [
+            (i, o, kernel, named[stride] if isinstance(stride, str) else stride, padding, residual)
+            for i, o, kernel, stride, padding, residual in VIDEO_BLOCKS
+        ]
         self.vid_prenet = _prenet(nn.Conv3d, nn.BatchNorm3d, video_blocks, 3, widths)
         self.aud_prenet = _prenet(nn.Conv2d, nn.BatchNorm2d, AUDIO_BLOCKS, 1, widths)
         self.av_transformer = CrossModalEncoder(*encoder)
@@ -208,20 +242,20 @@ class TorchSyncModel(nn.Module):
         self.classifier = nn.Linear(width, 1)
 
     def scale_pixels(self, frames: Tensor) -> Tensor:
-        """uint8 RGB (batch, T, H, W, 3) → float (batch, 3, H, W, T) in the weights' own convention."""
+        """uint8 RGB (batch, T, H, W, 3) → float (batch, 3, H, W, T) in the pixel convention of the weights."""
         x = frames.permute(0, 4, 2, 3, 1).float()
         x = x.flip(1) if self.pixels == "bgr01" else x
         return x if self.pixels == "rgb255" else x / 255
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, TorchFeatures]:
-        """frames uint8 RGB (batch, T, 48, 96, 3), mel (batch, 3.2·T, 80) → logits (batch,), features."""
+        """Frames uint8 RGB (batch, T, 48, 96, 3) and mel (batch, 3.2·T, 80) → logits (batch,) and features."""
         video = self.vid_prenet(self.scale_pixels(frames)).flatten(2).mT  # 1×1 in space: (batch, T, width)
         audio = self.aud_prenet(mel.mT[:, None]).squeeze(2).mT
         av, av_attention, av_values = self.av_transformer(audio, video)
         va, va_attention, va_values = self.va_transformer(video, audio)
         fusion, fusion_attention, fusion_values = self.mem_transformer(av, va)
-        # Not amax, whose gradient compares with values that torch.compile computes again, unrounded under bfloat16
-        # autocast: none is equal, and 0/0 makes all gradients below NaN (torch 2.13).
+        # Not amax: its gradient compares with values that torch.compile recomputes, under bfloat16 autocast
+        # without the rounding. Then none is equal, and 0/0 makes all gradients below NaN (torch 2.13).
         largest = fusion.max(1).values
         logits = self.classifier(torch.tanh(self.fc(largest))).squeeze(-1)
         attention_logits = {"fusion": fusion_attention, "av": av_attention, "va": va_attention}

@@ -2,12 +2,13 @@
 
     python -m converters.torch_to_flax --checkpoint=pure_MTDVocaLiST.pth --model=mtd_vocalist --output=DIR
 
-Weights, BatchNorm statistics, learned loss weights and the training step are kept; optimiser state is not. The
+It keeps weights, BatchNorm statistics, learned loss weights and the training step, but no optimiser state. The
 pixel convention belongs to the weights and is stored with them.
 """
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,27 +24,42 @@ from .torch_file import read_checkpoint
 
 MODELS = {"vocalist": ModelConfig.vocalist, "mtd_vocalist": ModelConfig.mtd_vocalist}
 _PIXELS_ADVICE = {
-    "vocalist": "right for vocalist_*.pth; the reproduced teacher repro_Vocalist.pth needs --pixels=rgb255",
-    "mtd_vocalist": "right for pure_MTDVocaLiST.pth; give --pixels if the weights were trained on others",
+    "vocalist": "correct for vocalist_*.pth; the reproduced teacher repro_Vocalist.pth needs --pixels=rgb255",
+    "mtd_vocalist": "correct for pure_MTDVocaLiST.pth; pass --pixels for weights trained on others",
 }
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string("checkpoint", None, "the .pth file", _FLAGS, required=True)
-flags.DEFINE_enum("model", None, list(MODELS), "the network its weights belong to", _FLAGS, required=True)
-flags.DEFINE_enum("pixels", None, PIXELS, "what its weights expect; by default what the model's own do", _FLAGS)
+flags.DEFINE_enum("model", None, list(MODELS), "the network that the weights belong to", _FLAGS, required=True)
+flags.DEFINE_enum(
+    "pixels", None, PIXELS, "the pixel convention of the weights; default: that of the released ones", _FLAGS
+)
 flags.DEFINE_string("output", None, "the checkpoint directory to write; must not exist", _FLAGS, required=True)
-flags.DEFINE_bool("verify", False, "compare with the PyTorch twin, fail if they differ by more than 1e-4", _FLAGS)
+flags.DEFINE_bool("verify", False, "compare with the PyTorch twin; fail if they differ by more than 1e-4", _FLAGS)
 flags.DEFINE_integer(
-    "window_frames", 5, "frames of a window; 25 for vocalist_25f_acappella.pth", 1, flag_values=_FLAGS
+    "window_frames", 5, "frames per window; 25 for vocalist_25f_acappella.pth", 1, flag_values=_FLAGS
 )
 
 
-def convert(checkpoint, model: str, output, pixels: str | None = None, verify=False, window_frames: int = 5):
+def convert(
+    checkpoint: str | os.PathLike,
+    model: str,
+    output: str | os.PathLike,
+    pixels: str | None = None,
+    verify: bool = False,
+    window_frames: int = 5,
+) -> None:
     """Converts the file `checkpoint` into the directory `output`, which appears whole and verified or not at all.
 
+    Args:
+      model: a name in `MODELS`.
+      pixels: the convention of the weights; None: that of the released weights of this model.
+      verify: compare the result with the PyTorch twin, see `verify_conversion`.
+      window_frames: T of the model.
+
     Raises:
-      UserError: in one line, if the file is unusable or belongs to the other model, if `output` exists, or if
-        the converted model differs from the PyTorch twin.
+      UserError: the file is unusable or belongs to the other model, `output` exists or cannot be written, or the
+        converted model differs from the PyTorch twin.
     """
     output = Path(output)
     if os.path.lexists(output):
@@ -55,7 +71,7 @@ def convert(checkpoint, model: str, output, pixels: str | None = None, verify=Fa
     flax_model = model_from_arrays(config, to_flax(config, released.state_dict, str(checkpoint)), str(checkpoint))
     for note in released.notes:
         print(f"note: {note}")
-    print(f"pixels: {config.pixels} ({'as asked' if pixels else f'the default: {_PIXELS_ADVICE[model]}'})")
+    print(f"pixels: {config.pixels} ({'as requested' if pixels else f'the default: {_PIXELS_ADVICE[model]}'})")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -68,7 +84,7 @@ def convert(checkpoint, model: str, output, pixels: str | None = None, verify=Fa
                 source=f"converted from {Path(checkpoint).name}",
             )
             if verify:
-                from .verify import verify_conversion  # a PyTorch model only where one is asked for
+                from .verify import verify_conversion  # imports the twin, which most conversions do not need
 
                 verify_conversion(config, released.state_dict, unverified)
             os.rename(unverified, output)
@@ -81,15 +97,18 @@ def convert(checkpoint, model: str, output, pixels: str | None = None, verify=Fa
     )
 
 
-def _check_model(state_dict: dict[str, np.ndarray], asked: str, source):
-    """Tells a file of another model, or of another network altogether, from a damaged one."""
+def _check_model(state_dict: Mapping[str, np.ndarray], asked: str, source: str | os.PathLike) -> None:
+    """Raises `UserError` for a file of the other model, or of another network altogether.
+
+    A file that fits the requested model best, but not exactly, is left to `to_flax`, which names what differs.
+    """
 
     def fitting(model: str) -> int:
         shapes = torch_shapes(MODELS[model]())
         return sum(name in shapes and shapes[name].shape == array.shape for name, array in state_dict.items())
 
     scores = {model: fitting(model) for model in MODELS}
-    best = max(scores, key=scores.get)
+    best = max(scores, key=lambda model: scores[model])
     if scores[asked] == scores[best] > 0:
         return
     if scores[best] == 0:
@@ -103,12 +122,12 @@ def _check_model(state_dict: dict[str, np.ndarray], asked: str, source):
     )
 
 
-def _convert_as_asked():
+def _work() -> None:
     f = _FLAGS
     convert(f.checkpoint, f.model, f.output, f.pixels, f.verify, f.window_frames)
 
 
-main = command.main_function(_convert_as_asked, _FLAGS, __doc__)
+main = command.main_function(_work, _FLAGS, __doc__)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,11 +1,15 @@
-"""Runs the PyTorch twin and a converted checkpoint on the same random input and compares every stage."""
+"""Compares a converted checkpoint with the PyTorch twin, stage by stage, on the same random input."""
 
+import os
+from collections.abc import Mapping
+
+import jax
 import numpy as np
 import torch
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.errors import UserError
-from mtd_jax.network.model import ENCODERS, ModelConfig
+from mtd_jax.network.model import ENCODERS, ModelConfig, SyncModel
 
 from .torch_model import TorchSyncModel
 
@@ -28,16 +32,19 @@ def twin_of(config: ModelConfig) -> TorchSyncModel:
     ).eval()
 
 
-def compare_stages(twin: TorchSyncModel, model, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """{stage: (largest absolute difference, the same relative to the stage's largest magnitude)}.
+def compare_stages(twin: TorchSyncModel, model: SyncModel, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Compares both networks on one random batch.
 
-    `model` is a `SyncModel`. If −inf (masked attention logits) is not in the same places, the difference is inf.
+    Returns:
+      {stage: (largest absolute difference, that difference relative to the stage's largest magnitude)}. Both are
+      inf if −inf (masked attention logits) is not in the same places.
     """
     rng = np.random.default_rng(seed)
     num_frames = model.config.window_frames
     frames = rng.integers(0, 256, (BATCH, num_frames, 48, 96, 3), dtype=np.uint8)
     mel = rng.uniform(-4, 4, (BATCH, num_frames * 16 // 5, 80)).astype(np.float32)
-    # Large tokens drown what the encoders add to them; where they are small, an error in an encoder shows.
+    # What the encoders add disappears next to large tokens; the dark, quiet window makes tokens small, so that an
+    # error in an encoder shows.
     frames[1] //= 255
     mel[1] /= 16
     with torch.no_grad():
@@ -53,7 +60,7 @@ def compare_stages(twin: TorchSyncModel, model, seed: int = 0) -> dict[str, tupl
     return {stage: _worst(pairs) for stage, pairs in stages.items()}
 
 
-def _worst(pairs) -> tuple[float, float]:
+def _worst(pairs: list[tuple[torch.Tensor, jax.Array]]) -> tuple[float, float]:
     differences = [_difference(want.numpy(), np.asarray(got)) for want, got in pairs]
     return max(d[0] for d in differences), max(d[1] for d in differences)
 
@@ -66,14 +73,16 @@ def _difference(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     largest = float(np.abs(got - want).max())
     if not np.isfinite(largest):
         return np.inf, np.inf
-    return largest, largest / max(float(np.abs(want).max()), np.finfo(np.float32).tiny)
+    return largest, largest / max(float(np.abs(want).max()), float(np.finfo(np.float32).tiny))
 
 
-def verify_conversion(config: ModelConfig, state_dict: dict[str, np.ndarray], directory):
-    """Compares the twin with `state_dict` and the checkpoint in `directory`, printing one line per stage.
+def verify_conversion(
+    config: ModelConfig, state_dict: Mapping[str, np.ndarray], directory: str | os.PathLike
+) -> None:
+    """Compares the checkpoint in `directory` with the twin of `state_dict`, and prints one line per stage.
 
     Raises:
-      UserError: if a stage differs by more than `TOLERANCE` of its largest magnitude.
+      UserError: a stage differs by more than `TOLERANCE` of its largest magnitude.
     """
     twin = twin_of(config)
     twin.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state_dict.items()})

@@ -1,10 +1,15 @@
-"""The published protocol over a list of clips: accuracy by context, as a table and as JSON (docs/method.md, 5)."""
+"""The published protocol over a list of clips: accuracy by context, as a table and as JSON.
+
+The protocol is that of docs/method.md, section 5.
+"""
 
 import contextlib
 import json
+import os
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from mtd_jax.checkpoint import checksum_of_all, find_checkpoint, load_description, load_model
-from mtd_jax.data.clip import UnusableClip
+from mtd_jax.config import Config
+from mtd_jax.data.clip import ClipSource, UnusableClip
 from mtd_jax.data.sources import open_source
 from mtd_jax.distributed.launch import check_same_everywhere, exchange
 from mtd_jax.errors import UserError
@@ -27,33 +33,46 @@ from mtd_jax.storage import check_writable, write_text
 from mtd_jax.training.resume import clips_checksum
 
 COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
-_READERS = 2  # threads that read clips while others score
+_READERS = 2  # threads that read ahead while others score
+
+# LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
+PUBLISHED_LRS2 = {
+    "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
+    "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
+    "AVST": (42.4, (92.0, 95.5, 97.7, 98.8, 99.3, 99.6)),
+    "VocaLiST": (80.1, (92.8, 96.7, 98.4, 99.3, 99.6, 99.8)),
+    "VocaLiST, reproduced": (80.1, (92.44, 96.52, 98.27, 99.13, 99.53, 99.76)),
+    "MTDVocaLiST": (13.28, (91.46, 95.74, 97.99, 98.95, 99.46, 99.68)),
+}
 
 
 def evaluate(
     model: SyncModel,
-    source,
+    source: ClipSource,
     *,
     protocol: Protocol | None = None,
     reference_edges: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Scores every clip of a source and takes the mean over clips of the share of right windows.
+    """Accuracy of a model: the share of windows whose offset is right, averaged over the clips of a source.
 
-    Several processes share the clips, and so do the devices of each; all get the same result, that of one.
+    Several processes share the clips, and so do the devices of each. All processes return the result that one
+    process alone would.
 
     Args:
-      source: clips in sync, from `open_source`; what it left out itself is in its `skipped`.
+      source: clips that are in sync, from `open_source`.
       protocol: contexts and tolerances; None: those of LRS2.
-      reference_edges: the published protocol's quirk in short clips, see `scoring.Scorer`.
+      reference_edges: reproduce the published protocol's quirk in short clips, see `scoring.Scorer`.
+      progress: show a progress bar.
 
     Returns:
       {"accuracy": {"5": …}, "clips": [{"name", "windows", "accuracy": {…}, "offset_frames"}],
-      "skipped": {reason: count}}, beside "accuracy" also "accuracy_within_5_frames" where the protocol has two
-      tolerances. A clip's offset_frames is the median over its windows at the longest context.
+      "skipped": {reason: count}}. If the protocol has two tolerances, there is an "accuracy_within_5_frames" next
+      to each "accuracy". A clip's offset_frames is the median over its windows at the longest context. "skipped"
+      includes the clips that the source itself skipped.
 
     Raises:
-      UserError: if no clip could be scored.
+      UserError: no clip could be scored.
     """
     protocol = protocol or lrs2(model.config.window_frames)
     scored = _scored_by_all(model, source, protocol, reference_edges, progress)
@@ -63,14 +82,17 @@ def evaluate(
         if isinstance(reason, str):
             skipped[reason] = skipped.get(reason, 0) + 1
     if not clips:
-        raise UserError(f"none of the clips could be scored; left out: {skipped}")
+        raise UserError(f"no clip could be scored; skipped: {skipped}")
     return {**protocol.means(clips), "clips": clips, "skipped": skipped}
 
 
-def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[dict | str]:
-    """Of every clip its entry in "clips", or the reason why it has none: clip i is process i mod n's to score.
+def _scored_by_all(
+    model: SyncModel, source: ClipSource, protocol: Protocol, reference_edges: bool, progress: bool
+) -> list[dict[str, Any] | str]:
+    """Every clip's entry in "clips", or the reason why it has none. Process i of n scores the clips i, i + n, ….
 
-    Within a process a thread per device takes the next clip when it is done with one; others read ahead.
+    Each thread reads a clip, then waits for a free device to score it. There are more threads than devices, so the
+    next clips are read in the meantime.
     """
     count = jax.process_count()
     own = range(jax.process_index(), len(source), count)
@@ -80,11 +102,11 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
     for device in devices:
         waiting.put(Scorer(model, device))
 
-    def score(index):
+    def score(index: int) -> dict[str, Any] | str:
         clip = source[index]
         try:
             frames = clip.frames[: clip.num_frames]
-            # The whole waveform: its last mel columns reach beyond the last frame.
+            # All of the waveform, since the last mel columns reach beyond the last frame.
             waveform = clip.waveform[: len(clip.waveform)]
         except UnusableClip as error:
             return error.reason
@@ -98,23 +120,37 @@ def _scored_by_all(model, source, protocol, reference_edges, progress) -> list[d
         return {"name": clip.name, "windows": len(scores), **protocol.measure(scores)}
 
     quiet = not progress or jax.process_index() > 0 or not Console().is_terminal
-    bar = {"total": len(own), "description": "scoring", "disable": quiet, "transient": True}
     with ThreadPoolExecutor(len(devices) + _READERS) as threads:
         try:
-            shares = exchange(list(track(threads.map(score, own), **bar)))
+            results = track(
+                threads.map(score, own), total=len(own), description="scoring", disable=quiet, transient=True
+            )
+            shares = exchange(list(results))
         finally:
             ended.set()
             threads.shutdown(cancel_futures=True)
     return [shares[index % count][index // count] for index in range(len(source))]
 
 
-def write_json(path, results: dict):
-    """Writes `results` as JSON, whole or not at all."""
+def write_json(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
+    """Writes `results` as JSON, whole or not at all; raises `UserError` if it cannot be written."""
     write_text(path, json.dumps(results, indent=2) + "\n")
 
 
-def evaluate_list(config, checkpoint, list_name: str, output: str | None):
-    """`--mode=evaluate`: scores a list of config.data.root; the first process writes table and JSON."""
+def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str, output: str | None) -> None:
+    """`--mode=evaluate`: evaluates a checkpoint on a list of config.data.root.
+
+    The first process prints the table and writes the JSON file.
+
+    Args:
+      config: its `data` and `evaluation` sections are used.
+      checkpoint: a checkpoint directory, or the work directory of a training.
+      list_name: a name in config.data.root, or a path.
+      output: the JSON file; None: evaluation.json in the checkpoint directory.
+
+    Raises:
+      UserError: bad config fields, no usable checkpoint or clip, or an output that cannot be written.
+    """
     started = time.monotonic()
     if not config.data.root:
         raise UserError("config.data.root: expected the folder of the clips, got nothing")
@@ -128,7 +164,7 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
         model = computing_in(dtype, model)
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
-        with contextlib.suppress(OSError):  # the next line says why
+        with contextlib.suppress(OSError):  # check_writable reports the reason
             path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
     window = model.config.window_frames
@@ -155,10 +191,9 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     }
     print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
     print(f"checkpoint: {used}, step {step}, computed in {model.config.compute_dtype}")
-    left_out = sum(results["skipped"].values())
+    skipped = sum(results["skipped"].values())
     print(
-        f"{len(results['clips'])} clips of {source.list_path} scored, "
-        f"{left_out} left out {results['skipped'] or ''}"
+        f"{len(results['clips'])} clips of {source.list_path} scored, {skipped} skipped {results['skipped'] or ''}"
     )
     settings = {
         "checkpoint": str(checkpoint),
@@ -173,25 +208,12 @@ def evaluate_list(config, checkpoint, list_name: str, output: str | None):
     print(f"per-clip results: {path}")
 
 
-# Accuracy by context as a table, beside the published figures.
-
-# LRS2, K = 5, 7, 9, 11, 13, 15, in %: arXiv 2210.15563 and 2204.02090. Parameters in millions.
-PUBLISHED_LRS2 = {
-    "SyncNet": (13.6, (75.8, 82.3, 87.6, 91.8, 94.5, 96.1)),
-    "Perfect Match": (13.6, (88.1, 93.8, 96.4, 97.9, 98.7, 99.1)),
-    "AVST": (42.4, (92.0, 95.5, 97.7, 98.8, 99.3, 99.6)),
-    "VocaLiST": (80.1, (92.8, 96.7, 98.4, 99.3, 99.6, 99.8)),
-    "VocaLiST, reproduced": (80.1, (92.44, 96.52, 98.27, 99.13, 99.53, 99.76)),
-    "MTDVocaLiST": (13.28, (91.46, 95.74, 97.99, 98.95, 99.46, 99.68)),
-}
-
-
-def print_table(rows: dict[str, tuple[float, dict[str, float]]], *, published: bool):
+def print_table(rows: Mapping[str, tuple[float, Mapping[str, float]]], *, published: bool) -> None:
     """Prints accuracies in % by context.
 
     Args:
       rows: {name: (parameters in millions, accuracy by context as from `evaluate`)}.
-      published: put the published LRS2 rows above them.
+      published: print the published LRS2 rows above them.
     """
     contexts = next(iter(rows.values()))[1].keys()
     title = "Accuracy (%) by context K in frames"

@@ -1,11 +1,17 @@
-"""The network as scoring runs it: the numbers of `SyncModel`, in the order of operations that costs least.
+"""The network as scoring runs it: the same function as `SyncModel`, computed with the fewest operations.
 
-Pure functions of a `FoldedModel`. What they leave out or share, each in one place: BatchNorm and LayerNorm's scale
-and bias (`folded.fold`), the frames that windows have in common (`conv3d.conv3d_windows`), temporal taps that
-meet padding (`conv3d.conv3d_time_first`), keys and values that pairs have in common (`_read`, `_read_shared`), and
-the relations that only training needs. Everything is exact up to rounding. A token whose channel 0 is on the edge
-between 0 and positive may fall to the other side by rounding, as it may between any two machines
-(`ModelConfig.zero_tokens_lose_position`).
+`fold` prepares the weights on the host; the rest are pure functions of the `FoldedModel` it returns. They save
+work in five places:
+
+- BatchNorm, and LayerNorm's scale and bias, are folded into the neighbouring layers (`fold`).
+- Frames that windows have in common are convolved once (`conv3d.conv3d_windows`).
+- Temporal taps that would meet padding are skipped (`conv3d.conv3d_time_first`).
+- Keys and values that pairs have in common are computed once (`_read`, `_read_shared`).
+- The value relations, which only training needs, are not computed.
+
+All of this is exact up to rounding. One discontinuity remains: a token whose channel 0 is close to the edge
+between 0 and positive may end up on the other side (`ModelConfig.zero_tokens_lose_position`), as it may on another
+machine.
 """
 
 import functools
@@ -14,7 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from mtd_jax.network.conv3d import conv3d_time_first, conv3d_windows
 from mtd_jax.network.layers import (
@@ -28,9 +36,8 @@ from mtd_jax.network.layers import (
 )
 from mtd_jax.network.model import ModelConfig, SyncModel, abstract_model, scale_pixels
 
-# A model's weights as inference uses them: normalisations folded into the layers beside them, on the host.
-
-Weights = np.ndarray | jax.Array  # folded on the host; `Scorer` puts them on its device
+Weights = np.ndarray | jax.Array  # NumPy arrays from `fold`, JAX arrays once `Scorer` has put them on its device
+_Block = tuple[tuple[int, ...], tuple[int, ...], bool]  # stride, padding, residual
 
 
 class Affine(NamedTuple):
@@ -43,7 +50,7 @@ class Affine(NamedTuple):
 class VideoConv(NamedTuple):
     """A 3-D convolution: k_time kernels (k_height, k_width, in, out), and bias (out,).
 
-    Arrays of their own, since every call would copy the slices of one.
+    The kernels are separate arrays because every call would copy slices of a single one.
     """
 
     taps: tuple[Weights, ...]
@@ -51,9 +58,9 @@ class VideoConv(NamedTuple):
 
 
 class FoldedLayer(NamedTuple):
-    """One layer of a `CrossModalEncoder`; its LayerNorms keep no scale and bias, the dense layers have them."""
+    """One layer of a `CrossModalEncoder`, with the LayerNorms' scale and bias folded into its dense layers."""
 
-    query: Affine  # with the factor head_dim^-½ of the attention logits
+    query: Affine  # includes the factor head_dim^-½ of the attention logits
     key_value: Affine
     out: Affine
     fc1: Affine
@@ -61,12 +68,14 @@ class FoldedLayer(NamedTuple):
 
 
 class FoldedEncoder(NamedTuple):
+    """A `CrossModalEncoder`; nothing follows its last LayerNorm that could take scale and bias."""
+
     layers: list[FoldedLayer]
-    final_norm: Affine  # scale and bias, (width,) each
+    final_norm: Affine  # scale (width,) as kernel, and bias (width,)
 
 
 class FoldedModel(NamedTuple):
-    """Everything that `inference` needs of a `SyncModel`: a tree of NumPy or JAX arrays in its compute_dtype."""
+    """All that scoring needs of a `SyncModel`: a tree of NumPy or JAX arrays in the model's compute_dtype."""
 
     video: list[VideoConv]
     audio: list[Affine]
@@ -78,70 +87,29 @@ class FoldedModel(NamedTuple):
 
 
 def fold(model: SyncModel) -> FoldedModel:
-    """Folds BatchNorm into the convolutions and LayerNorm's scale and bias into the dense layers that follow it.
+    """Folds BatchNorm into the convolutions, and LayerNorm's scale and bias into the dense layers that follow.
 
-    Exact up to rounding: the results differ from the model's own by about 1e-6 of their size in float32.
+    Exact up to rounding: in float32 the results differ from the model's by about 1e-6 of their magnitude.
     """
     folded = FoldedModel(
         video=[
             VideoConv(tuple(np.moveaxis(np.asarray(kernel), 2, 0)), bias)
-            for kernel, bias in _prenet(model.video_prenet)
+            for kernel, bias in _fold_prenet(model.video_prenet)
         ],
-        audio=_prenet(model.audio_prenet),
-        av=_encoder(model.av_encoder),
-        va=_encoder(model.va_encoder),
-        fusion=_encoder(model.fusion_encoder),
-        head=_folded_dense(model.head),
-        classifier=_folded_dense(model.classifier),
+        audio=_fold_prenet(model.audio_prenet),
+        av=_fold_encoder(model.av_encoder),
+        va=_fold_encoder(model.va_encoder),
+        fusion=_fold_encoder(model.fusion_encoder),
+        head=_fold_dense(model.head),
+        classifier=_fold_dense(model.classifier),
     )
     dtype = jnp.dtype(model.config.compute_dtype)
     return jax.tree.map(lambda array: np.asarray(array, dtype), folded)
 
 
-def _prenet(prenet: Prenet) -> list[Affine]:
-    folded = []
-    for block in prenet.blocks:
-        norm = block.norm
-        factor = _numbers(norm.scale) / np.sqrt(_numbers(norm.var) + EPSILON)
-        bias = (_numbers(block.conv.bias) - _numbers(norm.mean)) * factor + _numbers(norm.bias)
-        folded.append(Affine(np.asarray(block.conv.kernel[...]) * factor.astype(np.float32), bias))
-    return folded
-
-
-def _encoder(encoder: CrossModalEncoder) -> FoldedEncoder:
-    layers = []
-    for layer in encoder.layers:
-        attention = layer.attention
-        kernel, bias = _folded_dense(attention.in_proj, layer.attention_norm)
-        width = kernel.shape[0]
-        scale = np.float32((width // attention.num_heads) ** -0.5)
-        layers.append(
-            FoldedLayer(
-                query=Affine(kernel[:, :width] * scale, bias[:width] * scale),
-                key_value=Affine(kernel[:, width:], bias[width:]),
-                out=_folded_dense(attention.out_proj),
-                fc1=_folded_dense(layer.fc1, layer.feedforward_norm),
-                fc2=_folded_dense(layer.fc2),
-            )
-        )
-    norm = encoder.final_norm
-    return FoldedEncoder(layers, Affine(np.asarray(norm.scale[...]), np.asarray(norm.bias[...])))
-
-
-def _folded_dense(linear: Linear, norm=None) -> Affine:
-    """`linear`, after `norm` if there is one: (x·scale + shift) W + b = x (scale W) + (shift W + b)."""
-    kernel, bias = np.asarray(linear.kernel[...]), _numbers(linear.bias)
-    if norm is None:
-        return Affine(kernel, bias)
-    scale = np.asarray(norm.scale[...])
-    return Affine(kernel * scale[:, None], bias + _numbers(norm.bias) @ kernel)
-
-
-def _numbers(parameter) -> np.ndarray:
-    return np.asarray(parameter[...], np.float64)
-
-
-def encode_video(config: ModelConfig, weights: FoldedModel, frames):
+def encode_video(
+    config: ModelConfig, weights: FoldedModel, frames: UInt8[Array, "frames 48 96 3"]
+) -> Shaped[Array, "windows time width"]:
     """Tokens of every window of T consecutive frames: uint8 (windows + T − 1, 48, 96, 3) → (windows, T, width)."""
     precision = precision_of(config.compute_dtype)
     x = scale_pixels(frames, config.pixels).astype(config.compute_dtype)
@@ -155,14 +123,16 @@ def encode_video(config: ModelConfig, weights: FoldedModel, frames):
     return jnp.moveaxis(x[:, :, 0, 0], 0, 1)
 
 
-def encode_audio(config: ModelConfig, weights: FoldedModel, mel):
-    """Log-mel (windows, S, 80) → (windows, S, width)."""
+def encode_audio(
+    config: ModelConfig, weights: FoldedModel, mel: Float[Array, "windows steps 80"]
+) -> Shaped[Array, "windows steps width"]:
+    """Tokens of every window of audio: log-mel (windows, S, 80) → (windows, S, width)."""
     x = jnp.swapaxes(mel, 1, 2)[..., None].astype(config.compute_dtype)
     _, geometry = _geometry(config)
     for (kernel, bias), (stride, padding, residual) in zip(weights.audio, geometry, strict=True):
         y = lax.conv_general_dilated(
             x,
-            kernel,
+            jnp.asarray(kernel),
             stride,
             [(p, p) for p in padding],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -172,16 +142,13 @@ def encode_audio(config: ModelConfig, weights: FoldedModel, mel):
     return x[:, 0]
 
 
-@functools.lru_cache(maxsize=16)
-def _geometry(config):
-    """(stride, padding, residual) of the blocks of both prenets."""
-    model = abstract_model(config)
-    prenets = (model.video_prenet, model.audio_prenet)
-    return [[(block.stride, block.padding, block.residual) for block in prenet.blocks] for prenet in prenets]
-
-
-def compare_shifts(config: ModelConfig, weights: FoldedModel, video_tokens, audio_tokens):
-    """Logits of each window of frames against a run of windows of sound.
+def compare_shifts(
+    config: ModelConfig,
+    weights: FoldedModel,
+    video_tokens: Shaped[Array, "windows time width"],
+    audio_tokens: Shaped[Array, "audio_windows steps width"],
+) -> Float[Array, "windows shifts"]:
+    """Logits of each video window against a run of audio windows.
 
     Args:
       video_tokens: (windows, T, width).
@@ -202,10 +169,81 @@ def compare_shifts(config: ModelConfig, weights: FoldedModel, video_tokens, audi
     return logits.reshape(windows, shifts).astype(jnp.float32)
 
 
-def _read(config, encoder: FoldedEncoder, queries, sources, source_of_query=None):
-    """A `CrossModalEncoder`: queries (pairs, q, width) read sources (n, k, width), by the given index or in order.
+def _fold_prenet(prenet: Prenet) -> list[Affine]:
+    folded = []
+    for block in prenet.blocks:
+        norm = block.norm
+        factor = _numbers(norm.scale) / np.sqrt(_numbers(norm.var) + EPSILON)
+        bias = (_numbers(block.conv.bias) - _numbers(norm.mean)) * factor + _numbers(norm.bias)
+        folded.append(Affine(np.asarray(block.conv.kernel[...]) * factor.astype(np.float32), bias))
+    return folded
 
-    A layer's keys and values depend on the source alone: where pairs share one, they are computed once.
+
+def _fold_encoder(encoder: CrossModalEncoder) -> FoldedEncoder:
+    layers = []
+    for layer in encoder.layers:
+        attention = layer.attention
+        kernel, bias = _fold_dense(attention.in_proj, layer.attention_norm)
+        width = kernel.shape[0]
+        scale = np.float32((width // attention.num_heads) ** -0.5)
+        layers.append(
+            FoldedLayer(
+                query=Affine(kernel[:, :width] * scale, bias[:width] * scale),
+                key_value=Affine(kernel[:, width:], bias[width:]),
+                out=_fold_dense(attention.out_proj),
+                fc1=_fold_dense(layer.fc1, layer.feedforward_norm),
+                fc2=_fold_dense(layer.fc2),
+            )
+        )
+    return FoldedEncoder(layers, Affine(*_scale_and_bias(encoder.final_norm)))
+
+
+def _fold_dense(linear: Linear, norm: nnx.LayerNorm | None = None) -> Affine:
+    """`linear` after an optional `norm`: (x·scale + shift) W + b = x (scale W) + (shift W + b)."""
+    kernel, bias = np.asarray(linear.kernel[...]), _numbers(linear.bias)
+    if norm is None:
+        return Affine(kernel, bias)
+    scale, shift = _scale_and_bias(norm)
+    return Affine(kernel * scale[:, None], bias + shift.astype(np.float64) @ kernel)
+
+
+def _scale_and_bias(norm: nnx.LayerNorm) -> tuple[np.ndarray, np.ndarray]:
+    assert norm.scale is not None and norm.bias is not None  # optional in nnx, present in our layers
+    return np.asarray(norm.scale[...]), np.asarray(norm.bias[...])
+
+
+def _numbers(parameter: nnx.Variable) -> np.ndarray:
+    """Folding divides and multiplies weights; float64 keeps the rounding of that below float32's."""
+    return np.asarray(parameter[...], np.float64)
+
+
+@functools.lru_cache(maxsize=16)
+def _geometry(config: ModelConfig) -> tuple[list[_Block], list[_Block]]:
+    """Stride, padding and residual of the blocks of the video and of the audio prenet."""
+    model = abstract_model(config)
+    video, audio = (
+        [(block.stride, block.padding, block.residual) for block in prenet.blocks]
+        for prenet in (model.video_prenet, model.audio_prenet)
+    )
+    return video, audio
+
+
+def _read(
+    config: ModelConfig,
+    encoder: FoldedEncoder,
+    queries: Array,
+    sources: Array,
+    source_of_query: np.ndarray | None = None,
+) -> Array:
+    """A `CrossModalEncoder`: queries (pairs, q, width) attend to sources (n, k, width).
+
+    A layer's keys and values depend on the source alone, so they are computed once per source, not once per pair.
+
+    Args:
+      source_of_query: (pairs,) index of the source of each pair; None: n = pairs, in the same order.
+
+    Returns:
+      (pairs, q, width).
     """
     x, sources = queries, _normalise(sources)
     mask = attention_mask(queries.shape[1], sources.shape[1])
@@ -221,12 +259,19 @@ def _read(config, encoder: FoldedEncoder, queries, sources, source_of_query=None
     return _final_norm(encoder, x)
 
 
-def _read_shared(config, encoder: FoldedEncoder, queries, sources):
-    """`_read` where groups of pairs share a source: queries (n, pairs, q, width), sources (n, k, width).
+def _read_shared(config: ModelConfig, encoder: FoldedEncoder, queries: Array, sources: Array) -> Array:
+    """`_read` for groups of pairs that share a source.
 
-    With few keys for many queries the projections of query and output are multiplied into keys and values, once
-    per source: logits = x · (W_query · key) and output = weights · (value · W_out). Two thin products replace two
-    square ones and many tiny ones: 0.14 instead of 0.65 ms of a core per layer and window of the student.
+    There are few keys for many queries, so the query and output projections are multiplied into keys and values,
+    once per source: logits = x · (W_query · key) and output = weights · (value · W_out). Two thin products replace
+    two square ones and many tiny ones: 0.14 instead of 0.65 ms on one core per layer and window of the student.
+
+    Args:
+      queries: (n, pairs, q, width).
+      sources: (n, k, width), one for all pairs of a group.
+
+    Returns:
+      (n, pairs·q, width).
     """
     groups, pairs, q, width = queries.shape
     k, heads = sources.shape[1], config.num_heads
@@ -247,15 +292,16 @@ def _read_shared(config, encoder: FoldedEncoder, queries, sources):
     return _final_norm(encoder, x)
 
 
-def _key_value(config, layer: FoldedLayer, sources):
+def _key_value(config: ModelConfig, layer: FoldedLayer, sources: Array) -> list[Array]:
     return jnp.split(_dense(config, layer.key_value, sources), 2, axis=-1)
 
 
-def _feedforward(config, layer: FoldedLayer, x):
+def _feedforward(config: ModelConfig, layer: FoldedLayer, x: Array) -> Array:
     return _dense(config, layer.fc2, jax.nn.relu(_dense(config, layer.fc1, _normalise(x))))
 
 
-def _embed(config, tokens):
+def _embed(config: ModelConfig, tokens: Array) -> Array:
+    """Tokens as a `CrossModalEncoder` embeds them: scaled by √width, with positions added."""
     tokens = tokens.astype(config.compute_dtype)
     positions = sinusoidal_positions(*tokens.shape[1:]).astype(tokens.dtype)
     if config.zero_tokens_lose_position:
@@ -263,26 +309,30 @@ def _embed(config, tokens):
     return tokens * jnp.asarray(config.width**0.5, tokens.dtype) + positions
 
 
-def _normalise(x):
+def _normalise(x: Array) -> Array:
     """LayerNorm without scale and bias, computed in float32."""
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(axis=-1, keepdims=True)
     return (centred * lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + EPSILON)).astype(x.dtype)
 
 
-def _final_norm(encoder: FoldedEncoder, x):
+def _final_norm(encoder: FoldedEncoder, x: Array) -> Array:
     return _normalise(x) * encoder.final_norm.kernel + encoder.final_norm.bias
 
 
-def _dense(config, affine: Affine, x):
+def _dense(config: ModelConfig, affine: Affine, x: Array) -> Array:
+    """All leading axes as rows of one product: (…, in) → (…, out)."""
     rows = x.reshape(-1, x.shape[-1])
     y = jnp.dot(rows, affine.kernel, precision=precision_of(config.compute_dtype)) + affine.bias
     return y.reshape(*x.shape[:-1], -1)
 
 
-def _split_heads(config, x):
+def _split_heads(config: ModelConfig, x: Weights) -> Weights:
+    """(…, width) → (…, heads, head_dim)."""
     return x.reshape(*x.shape[:-1], config.num_heads, -1)
 
 
-def _einsum(config, formula, a, b, dtype=None):
+def _einsum(
+    config: ModelConfig, formula: str, a: Weights, b: Weights, dtype: jax.typing.DTypeLike | None = None
+) -> Array:
     return jnp.einsum(formula, a, b, precision=precision_of(config.compute_dtype), preferred_element_type=dtype)

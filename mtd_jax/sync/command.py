@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import rich.console
@@ -67,8 +68,8 @@ def measure(
     find = functools.partial(detect_offset, scorer, faces=face_source(faces), max_shift=max_shift)
     if video.is_dir():
         return _folder(video, paths, find, as_json, filter_max_offset)
-    with _progress_bar() as tell:
-        result = find(video, progress=tell)
+    with _progress_bar() as bar:
+        result = find(video, progress=bar)
     _print(result, as_json, filter_max_offset)
     if report:
         from mtd_jax.sync.report import write_report
@@ -103,9 +104,9 @@ def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_off
     """Goes through all files, past bad ones."""
     table = rich.table.Table("file", "verdict", "offset", "confidence", "faces")
     failed = 0
-    with _progress_bar(len(paths)) as tell:
+    with _progress_bar() as bar:
         for number, path in enumerate(paths):
-            tell(f"{path.name}", number, len(paths))
+            bar.stage(path.name, len(paths), number)
             try:
                 result = find(path)
             except Exception as error:  # one odd file of thousands doesn't end the run
@@ -152,15 +153,29 @@ def _fix(result: Result, output: str) -> None:
     print("; ".join([f"{os.fspath(output)}: {moved}", *notes]), file=sys.stderr)
 
 
+class _Bar:
+    """A `Progress` that shows the current stage as one bar."""
+
+    def __init__(self, display: rich.progress.Progress):
+        self._display = display
+        self._row = display.add_task("", total=None)
+
+    def stage(self, name: str, total: float | None, done: float = 0) -> None:
+        self._display.update(self._row, description=name, total=total, completed=done)
+
+    def update(self, done: float) -> None:
+        self._display.update(self._row, completed=done)
+
+
 @contextlib.contextmanager
-def _progress_bar(total: int | None = None):
-    """Yields a function (what, done, total) that draws a bar on stderr, if that is a terminal."""
+def _progress_bar() -> Iterator[_Bar]:
+    """A progress bar on stderr, hidden if that is not a terminal."""
     console = rich.console.Console(stderr=True)
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task("", total=total)
-        yield lambda what, done, total: bar.update(row, description=what, completed=done, total=total)
+    hidden = not console.is_terminal
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as display:
+        yield _Bar(display)

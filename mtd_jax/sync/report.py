@@ -1,13 +1,16 @@
-"""A verdict as one HTML page that needs nothing beside itself."""
+"""A verdict as one self-contained HTML page, and the drawings for it and for the demo."""
 
 import base64
 import html
 import io
 import os
+from collections.abc import Mapping
+from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage, imsave
 
 from mtd_jax.data.clip import FPS
 from mtd_jax.scoring import OUT_OF_CLIP
@@ -21,7 +24,7 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin
 .good { border-color: #2a8f4f } .bad { border-color: #c0392b } .unsure { border-color: #d39e00 }
 .track { display: flex; gap: 1.2rem; align-items: center }
 .track img { width: 96px; height: 96px; border-radius: 6px }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
+.drawings { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
 figure img { width: 100% } figcaption { color: #666; font-size: .9rem }
 table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
 th { font-weight: 600 } .note { color: #666; font-size: .9rem }
@@ -29,12 +32,12 @@ th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 
 
 def write_report(path: str | os.PathLike, result: Result) -> None:
-    """Writes the page, whole or not at all; `UserError` if it cannot be written."""
+    """Writes the page, whole or not at all; raises `UserError` if it cannot be written."""
     write_text(path, page(result))
 
 
 def page(result: Result) -> str:
-    """The page: the speaker's verdict, warnings, and per track its face, its numbers and two pictures."""
+    """The page: the speaker's verdict, warnings, and for each track its face, numbers and two drawings."""
     name = html.escape(os.path.basename(result.video))
     warnings = "".join(f"<li>{html.escape(line)}</li>" for line in result.warnings)
     tracks = "".join(_track(number, track, number == result.speaker) for number, track in enumerate(result.tracks))
@@ -42,10 +45,10 @@ def page(result: Result) -> str:
 <html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{_STYLE}</style></head><body>
 <h1>{name}</h1>
 {_headline(result.speaker_track)}
-{f"<h2>Worth knowing</h2><ul>{warnings}</ul>" if warnings else ""}
+{f"<h2>Notes</h2><ul>{warnings}</ul>" if warnings else ""}
 {tracks}
-<p class="note">Offsets count frames of 40 ms; positive means that the audio is early. In sync is within
-±{TOLERANCE} frame. Confidence compares the best offset with all others: near 1 none comes close, below
+<p class="note">Offsets are in frames of 40 ms; positive means that the audio is early. In sync means within
+±{TOLERANCE} frame. Confidence compares the best offset with all others: near 1 no other comes close, below
 {CONFIDENT:g} the offset is a guess.</p>
 </body></html>
 """
@@ -70,35 +73,105 @@ def _track(number: int, track: Track, is_speaker: bool) -> str:
     role = " (the speaker)" if is_speaker else ""
     return f"""<h2>Track {number}{role}: {html.escape(verdict.summary)}</h2>
 <div class="track"><img alt="the face" src="{_png(track.thumbnail)}"><table>{table}</table></div>
-<div class="pictures">
+<div class="drawings">
 <figure><img alt="score of every window at every offset" src="{_score_map(track)}">
-<figcaption>How well each 0.2 s of picture fits the sound at each offset; a bright column is an offset that fits
-throughout. White: beyond the start or the end of the sound. White dots: the best offset of each 0.2 s
+<figcaption>How well each 0.2 s of video fits the audio at each offset. A bright column is an offset that fits
+throughout. White areas are beyond the start or end of the audio. White dots mark the best offset of each 0.2 s
 alone.</figcaption></figure>
 <figure><img alt="offset over time" src="{_offset_over_time(track)}">
-<figcaption>Dots: the best offset of 0.6 s around each moment. Lines: of about 3 s, solid where it is sure.
-A line that leaves its height is an edit, or clocks that drift.</figcaption></figure>
+<figcaption>Dots: the best offset of the 0.6 s around each moment. Lines: the best offset of about 3 s, solid where
+it is confident. A line at another height means an edit, or drifting clocks.</figcaption></figure>
 </div>
 """
 
 
+def draw_score_map(
+    axes: Axes, scores: np.ndarray, true_offset: int | None = None, start_seconds: float = 0.0
+) -> AxesImage:
+    """Draws scores (N, 2·max_shift + 1) over offset and window, with each window's best offset.
+
+    Args:
+      true_offset: in frames, if it is known and to be marked.
+      start_seconds: start of the first window.
+
+    Returns:
+      The image, for a colour bar. Audio outside the clip stays white.
+    """
+    max_shift = scores.shape[1] // 2
+    inside = np.where(scores > OUT_OF_CLIP, scores, np.nan)[:, ::-1]  # column c is offset max_shift − c
+    extent = (-max_shift - 0.5, max_shift + 0.5, start_seconds + len(scores) / FPS, start_seconds)
+    image = axes.imshow(inside, aspect="auto", extent=extent, cmap="viridis", interpolation="nearest")
+    best = np.nanargmax(inside, axis=1) - max_shift
+    middles = start_seconds + (np.arange(len(best)) + 0.5) / FPS
+    axes.plot(best, middles, ".", color="white", markersize=2, label="best of each window")
+    if true_offset is not None:
+        for side in (-0.5, 0.5):
+            label = "truth" if side > 0 else None
+            axes.axvline(true_offset + side, color="tab:red", linewidth=1.2, linestyle="--", label=label)
+    axes.set_xlabel("offset in frames of 40 ms (positive: the audio is early)")
+    axes.set_ylabel("window start in seconds")
+    return image
+
+
+def draw_demo(
+    path: str | os.PathLike, scores: np.ndarray, summary: Mapping[str, Any], labels: Mapping[str, str]
+) -> None:
+    """Draws the demo's figure: score map of the shifted video, and accuracy by context of the three models.
+
+    Args:
+      path: the .png file to write.
+      scores: (N, 2·max_shift + 1) of the shifted video.
+      summary: as the demo writes it to summary.json.
+      labels: names of the models, by their keys in `summary`.
+    """
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shifted = summary["shifted_clip"]
+    image = draw_score_map(left, scores, shifted["true_offset"])
+    left.legend(loc="upper right", fontsize=8, markerscale=4, facecolor="black", labelcolor="white")
+    left.set_title(
+        f"A video with shifted audio: true offset {shifted['true_offset']:+d}, "
+        f"measured {shifted['measured_offset']:+d}",
+        fontsize=11,
+    )
+    figure.colorbar(image, ax=left, label="logit: in sync?")
+    styles = {
+        "teacher": ("o-", "tab:gray"),
+        "student_plain": ("s--", "tab:orange"),
+        "student_mtd": ("^-", "tab:blue"),
+    }
+    for variant, (style, color) in styles.items():
+        accuracy = summary[variant]["accuracy"]
+        contexts, percent = [int(k) for k in accuracy], [100 * a for a in accuracy.values()]
+        label = f"{labels[variant]} ({summary[variant]['params'] / 1e6:.2f} M)"
+        right.plot(contexts, percent, style, color=color, label=label)
+    right.axhline(100 * 3 / scores.shape[1], color="black", linewidth=0.8, linestyle=":", label="chance")
+    right.set(xlabel="context K in frames", ylabel="windows within ±1 frame (%)", ylim=(0, 102))
+    right.set_title("Accuracy on unseen synthetic speakers", fontsize=11)
+    right.grid(alpha=0.3)
+    right.legend(loc="lower right", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
 def _score_map(track: Track) -> str:
-    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
     image = draw_score_map(axes, track.scores, start_seconds=track.start_seconds)
     axes.set_ylabel("seconds")
-    figure.colorbar(image, ax=axes, label="logit: do they belong together?")
+    figure.colorbar(image, ax=axes, label="logit: in sync?")
     return _drawn(figure)
 
 
 def _offset_over_time(track: Track) -> str:
     verdict = track.verdict
-    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
     times = [window.start_seconds for window in verdict.windows]
     axes.plot(times, [w.offset_frames for w in verdict.windows], ".", markersize=3, color="black", label="0.6 s")
     for sure, style in ((True, "-"), (False, ":")):
         chosen = [s for s in verdict.segments if (s.confidence >= CONFIDENT) == sure]
         for n, s in enumerate(chosen):
-            label = None if n else ("3 s, sure" if sure else "3 s, unsure")
+            label = None if n else ("3 s, confident" if sure else "3 s, unsure")
             ends = (s.start_seconds, s.end_seconds)
             axes.plot(ends, (s.offset_frames,) * 2, style, color="tab:blue", linewidth=3, label=label)
     axes.axhspan(-TOLERANCE - 0.5, TOLERANCE + 0.5, color="tab:green", alpha=0.15, label="in sync")
@@ -109,82 +182,17 @@ def _offset_over_time(track: Track) -> str:
     return _drawn(figure)
 
 
-def _drawn(figure) -> str:
+def _drawn(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
-    plt.close(figure)
     return _data_uri(buffer.getvalue())
 
 
 def _png(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
-    plt.imsave(buffer, pixels, format="png")
+    imsave(buffer, pixels, format="png")
     return _data_uri(buffer.getvalue())
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-# Pictures of results.
-
-matplotlib.use("Agg")
-
-
-def draw_score_map(axes, scores, true_offset=None, start_seconds=0.0):
-    """Draws scores (N, 2·max_shift + 1) as window × offset, each window's best one, and the truth if known.
-
-    The first window starts at `start_seconds`. What lies outside the clip stays white.
-    """
-    max_shift = scores.shape[1] // 2
-    inside = np.where(scores > OUT_OF_CLIP, scores, np.nan)[:, ::-1]  # column c is offset max_shift − c
-    extent = (-max_shift - 0.5, max_shift + 0.5, start_seconds + len(scores) / FPS, start_seconds)
-    image = axes.imshow(inside, aspect="auto", extent=extent, cmap="viridis", interpolation="nearest")
-    best = np.nanargmax(inside, axis=1) - max_shift
-    axes.plot(
-        best,
-        start_seconds + (np.arange(len(best)) + 0.5) / FPS,
-        ".",
-        color="white",
-        markersize=2,
-        label="best of each window",
-    )
-    if true_offset is not None:
-        for side in (-0.5, 0.5):
-            label = "truth" if side > 0 else None
-            axes.axvline(true_offset + side, color="tab:red", linewidth=1.2, linestyle="--", label=label)
-    axes.set_xlabel("offset in frames of 40 ms (positive: the audio is early)")
-    axes.set_ylabel("window start in seconds")
-    return image
-
-
-def draw_demo(path, scores, summary, labels):
-    """The demo's picture: score map of the shifted video, and accuracy by context of the three models."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    shifted = summary["shifted_clip"]
-    image = draw_score_map(left, scores, shifted["true_offset"])
-    left.legend(loc="upper right", fontsize=8, markerscale=4, facecolor="black", labelcolor="white")
-    left.set_title(
-        f"A video with shifted sound: true offset {shifted['true_offset']:+d}, "
-        f"measured {shifted['measured_offset']:+d}",
-        fontsize=11,
-    )
-    figure.colorbar(image, ax=left, label="logit: do they belong together?")
-    styles = {
-        "teacher": ("o-", "tab:gray"),
-        "student_plain": ("s--", "tab:orange"),
-        "student_mtd": ("^-", "tab:blue"),
-    }
-    for variant, (style, color) in styles.items():
-        accuracy = summary[variant]["accuracy"]
-        label = f"{labels[variant]} ({summary[variant]['params'] / 1e6:.2f} M)"
-        right.plot(
-            [int(k) for k in accuracy], [100 * a for a in accuracy.values()], style, color=color, label=label
-        )
-    right.axhline(100 * 3 / scores.shape[1], color="black", linewidth=0.8, linestyle=":", label="chance")
-    right.set(xlabel="context K in frames", ylabel="windows within ±1 frame (%)", ylim=(0, 102))
-    right.set_title("Accuracy on unseen synthetic speakers", fontsize=11)
-    right.grid(alpha=0.3)
-    right.legend(loc="lower right", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -1,23 +1,32 @@
-"""What the scores of a face track say: the offset, how sure it is (`confidence.py`), and whether it stays."""
+"""From the scores of a face track to its verdict: the offset, the confidence in it, and whether it drifts.
+
+Confidence compares the best offset with its rivals, which are all offsets but its neighbours. For each rival, take
+the difference of the two scores in every window; its mean, in units of its standard error, is the lead over that
+rival. z is the smallest lead, and confidence = erf(z / √2): near 1 no rival comes close, at 0 one is just as good.
+"""
 
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from mtd_jax.data.clip import FPS
 from mtd_jax.scoring import context_scores
 
-CONFIDENT = 0.9  # below it the offset is a guess; README.md has the histogram this follows from
-_CONTEXT = 15  # frames behind the offset of a window
-_SEGMENT = 3 * FPS  # windows behind a point of the offset over time
-_ENOUGH = FPS  # windows to judge by, even where that narrows the range of shifts
+CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the histogram this threshold comes from
+TOLERANCE = 1  # frames; viewers do not notice 40 ms, and the published protocol counts it as in sync
+_CONTEXT = 15  # frames averaged for the offset of one window
+_SEGMENT = 3 * FPS  # windows per segment of the offset over time
+_ENOUGH = FPS  # keep at least so many windows to judge by, even if that narrows the range of offsets
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The 15 frames around one window: their best offset (positive = the audio is early) and its mean logit."""
+    """The best offset of the 15 frames around one window (positive = the audio is early), and its mean logit."""
 
     start_seconds: float
     offset_frames: int
@@ -26,7 +35,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """About 3 s of a track, judged alone."""
+    """About 3 s of a track, judged on their own."""
 
     start_seconds: float
     end_seconds: float
@@ -36,18 +45,18 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What holds for a whole track.
+    """The verdict on a whole track.
 
     Attributes:
-      offset_frames: in frames of 40 ms, positive = the audio is early: delay it to fix.
-      confidence: 0 … 1. Low means wrong face, no speech, picture and sound of different recordings,
-        too little material, an offset outside the range, or one that changes.
-      z: the unbounded number behind it, see `confidence.py`.
-      max_shift: offsets from −max_shift to max_shift were compared; less than asked for in short tracks.
-      score: mean logit at the offset; above 0 the model takes the two to belong together.
-      windows: one per window that sees every one of these shifts.
+      offset_frames: in frames of 40 ms; positive = the audio is early, so delay it to fix the video.
+      confidence: 0 … 1. Low for the wrong face, no speech, audio and video of different recordings, too little
+        material, an offset outside the range, or one that changes.
+      z: smallest lead over a rival in standard errors, from which the confidence is computed (see above).
+      max_shift: offsets from −max_shift to max_shift were compared; fewer than requested in short tracks.
+      score: mean logit at the offset; above 0 the model considers audio and video in sync.
+      windows: one entry per window that sees all of these offsets.
       segments: the offset over time.
-      drifts: segments that are sure of themselves disagree by more than a frame.
+      drifts: confident segments disagree by more than a frame.
       warnings: reasons for doubt, one line each.
     """
 
@@ -67,19 +76,19 @@ class Verdict:
 
     @property
     def in_sync(self) -> bool:
-        """Within ±1 frame all the time. Says nothing about how sure that is."""
+        """Within ±1 frame throughout. True or false whatever the confidence: check `is_sure` as well."""
         return abs(self.offset_frames) <= TOLERANCE and not self.drifts
-
-    @property
-    def sync_words(self) -> str:
-        """ "in sync", "not in sync", or that this cannot be told."""
-        if not self.is_sure and not self.drifts:
-            return "cannot tell"
-        return "in sync" if self.in_sync else "not in sync"
 
     @property
     def is_sure(self) -> bool:
         return self.confidence >= CONFIDENT
+
+    @property
+    def sync_words(self) -> str:
+        """ "in sync", "not in sync" or "cannot tell"."""
+        if not self.is_sure and not self.drifts:
+            return "cannot tell"
+        return "in sync" if self.in_sync else "not in sync"
 
     @property
     def words(self) -> str:
@@ -88,7 +97,7 @@ class Verdict:
 
     @property
     def summary(self) -> str:
-        """One sentence for people; it says so when the offset is a guess or not constant."""
+        """One sentence for people, which says when the offset is a guess or not constant."""
         if self.drifts:
             return "the offset changes over time"
         if not self.is_sure:
@@ -96,23 +105,94 @@ class Verdict:
         return self.words + (", within tolerance" if self.in_sync and self.offset_frames else "")
 
 
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One face of a video and its verdict.
+
+    Attributes:
+      start_seconds, end_seconds: counted from the first frame.
+      box: x0, y0, x1, y1 in pixels, the median of the track's boxes.
+      verdict: all that was measured.
+      scores: float32 (N, 2·max_shift + 1) logits; column c is audio shifted by c − max_shift frames.
+      thumbnail: uint8 (96, 96, 3) RGB.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    box: tuple[float, float, float, float]
+    verdict: Verdict
+    scores: np.ndarray
+    thumbnail: np.ndarray
+
+    @property
+    def offset_frames(self) -> int:
+        return self.verdict.offset_frames
+
+    @property
+    def offset_seconds(self) -> float:
+        return self.verdict.offset_seconds
+
+    @property
+    def confidence(self) -> float:
+        return self.verdict.confidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `detect_offset` found. docs/video.md documents the fields of its JSON.
+
+    Attributes:
+      video: path as given.
+      tracks: at least one, ordered by start, then from left to right.
+      speaker: index of the track whose lips fit the audio best, that is with the largest z.
+      warnings: about the file and its faces, and those of every track with its index.
+      fps: of all frame counts; 25 whatever the frame rate of the file.
+    """
+
+    video: str
+    tracks: list[Track]
+    speaker: int
+    warnings: list[str]
+    fps: int = FPS
+
+    @property
+    def speaker_track(self) -> Track:
+        return self.tracks[self.speaker]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `to_json` writes."""
+        return {
+            "video": self.video,
+            "fps": self.fps,
+            "tracks": [_track_dict(track) for track in self.tracks],
+            "speaker": self.speaker,
+            "warnings": self.warnings,
+        }
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return one_line_json(self.to_dict())
+
+
 def words(offset_frames: int) -> str:
-    """An offset as people say it: "the audio is early by 160 ms (4 frames)"."""
+    """An offset in words: "the audio is early by 160 ms (4 frames)"."""
     if offset_frames == 0:
-        return "picture and sound are in sync"
+        return "audio and video are in sync"
     side, count = ("early" if offset_frames > 0 else "late"), abs(offset_frames)
     return f"the audio is {side} by {1000 * count // FPS} ms ({count} frame{'s' if count > 1 else ''})"
 
 
-def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5) -> Verdict:
+def judge(
+    scores: Shaped[np.ndarray, "windows shifts"], start_seconds: float = 0.0, window_frames: int = 5
+) -> Verdict:
     """Judges one track by its scores.
 
-    All shifts are compared on the same windows, those that see all. A track too short for that is judged on
-    fewer shifts.
+    All offsets are compared on the same windows, those that see every offset. A track too short for that is judged
+    on fewer offsets.
 
     Args:
-      scores: (N, 2·max_shift + 1) of `score_clip` with reference_edges=False, N ≥ 1.
-      start_seconds: of the track in the video.
+      scores: (N, 2·max_shift + 1) from `Scorer` with reference_edges=False, N ≥ 1.
+      start_seconds: start of the track in the video.
       window_frames: T of the model.
     """
     count, asked = len(scores), scores.shape[1] // 2
@@ -141,68 +221,8 @@ def judge(scores: np.ndarray, start_seconds: float = 0.0, window_frames: int = 5
     return verdict
 
 
-def material_warnings(motion: float, loudness: float) -> list[str]:
-    """Doubts about what was measured.
-
-    Args:
-      motion: mean change of the mouth region from frame to frame, in grey levels of 255.
-      loudness: of the loudest tenth of the sound, RMS in [0, 1].
-    """
-    warnings = []
-    if loudness == 0:
-        warnings.append("the sound is silent: there is nothing to compare with")
-    elif loudness < 10 ** (-50 / 20):
-        warnings.append(f"the sound is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
-    if motion < 0.25:
-        warnings.append(f"the mouth region hardly moves ({motion:.2f} grey levels per frame): a still picture?")
-    return warnings
-
-
-def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:
-    warnings = []
-    if verdict.max_shift < asked:
-        tested = f"only offsets up to {verdict.max_shift} frames could be compared" if verdict.max_shift else (
-            "no offset could be compared"
-        )  # fmt: skip
-        warnings.append(f"short: {frames / FPS:.2f} s, {tested} (asked for {asked})")
-    if verdict.max_shift and abs(verdict.offset_frames) == verdict.max_shift:
-        warnings.append(
-            "the best offset is at the edge of the range: the true one may lie beyond, see --max_shift"
-        )
-    if verdict.drifts:
-        sure = [s for s in verdict.segments if s.confidence >= CONFIDENT]
-        course = ", ".join(f"{s.offset_frames:+d} from {s.start_seconds:.1f} s" for s in _changes(sure))
-        warnings.append(f"the offset is not constant (in frames: {course}): an edit, or clocks that drift")
-    elif not verdict.is_sure:
-        warnings.append(
-            f"low confidence ({verdict.confidence:.2f}): other offsets fit nearly as well; this may be another "
-            "person's voice, no speech, or too little of it"
-        )
-    return warnings
-
-
-def _changes(segments: list[Segment]) -> list[Segment]:
-    """The first segment, and each one whose offset is not that of the one before."""
-    return [
-        s
-        for i, s in enumerate(segments)
-        if not i or s.offset_frames != segments[i - 1].offset_frames
-    ]  # fmt: skip
-
-
-# How sure an offset is. Pure NumPy.
-#
-# The best offset is compared with every other one that is not its neighbour, window by window. The mean
-# difference
-# of their scores, in units of its standard error, is z; the smallest z counts (the closest rival), and
-# confidence = erf(z / √2). So 1 means that no other offset comes close, and 0 that another one does just as
-# well.
-
-TOLERANCE = 1  # frames; people don't notice 40 ms, and the published protocol counts them as right
-
-
-def best_offset(scores: np.ndarray) -> tuple[int, float]:
-    """The offset with the best mean over the windows, and its lead over the closest rival in standard errors."""
+def best_offset(scores: Float[np.ndarray, "windows shifts"]) -> tuple[int, float]:
+    """The offset with the best mean score, and z, its lead over the closest rival in standard errors."""
     means = scores.mean(axis=0)
     best, middle = int(np.argmax(means)), scores.shape[1] // 2
     rivals = np.abs(np.arange(len(means)) - best) > TOLERANCE
@@ -213,9 +233,40 @@ def best_offset(scores: np.ndarray) -> tuple[int, float]:
     return middle - best, float(min((lead.mean(axis=0) / error).min(), 1e6))
 
 
-def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over axis 0. Neighbouring windows share frames, and speech rhythm reaches further: the long-run
-    variance (Newey and West 1987, lags up to 1 s), never less than if every fifth window were independent."""
+def confidence_of(z: float) -> float:
+    """Confidence in [0, 1]; 0 if a rival is ahead."""
+    return math.erf(max(z, 0.0) / math.sqrt(2))
+
+
+def material_warnings(motion: float, loudness: float) -> list[str]:
+    """Doubts about what was measured.
+
+    Args:
+      motion: mean change of the mouth region from frame to frame, in grey levels of 255.
+      loudness: RMS of the loudest tenth of the audio, in [0, 1].
+    """
+    warnings = []
+    if loudness == 0:
+        warnings.append("the audio is silent: there is nothing to compare the video with")
+    elif loudness < 10 ** (-50 / 20):
+        warnings.append(f"the audio is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
+    if motion < 0.25:
+        warnings.append(f"the mouth region hardly moves ({motion:.2f} grey levels per frame): a still image?")
+    return warnings
+
+
+def one_line_json(content: Mapping[str, Any]) -> str:
+    """JSON on one line, ASCII only (a file name need not be valid UTF-8). Raises `ValueError` for NaN."""
+    return json.dumps(content, allow_nan=False)
+
+
+def _standard_error(values: Float[np.ndarray, "windows rivals"]) -> Float[np.ndarray, " rivals"]:
+    """Standard error of the mean over axis 0.
+
+    Windows are not independent: neighbours share frames, and the rhythm of speech reaches further. So this takes
+    the long-run variance (Newey and West 1987, lags up to 1 s), and at least that of one independent window in
+    five.
+    """
     count = len(values)
     centred = values - values.mean(axis=0)
     lags = min(FPS, count // 4)
@@ -226,105 +277,37 @@ def _standard_error(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(total, floor)) / count
 
 
-def confidence_of(z: float) -> float:
-    """0 … 1; 0 where a rival is ahead."""
-    return math.erf(max(z, 0.0) / math.sqrt(2))
+def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:
+    """Doubts about the verdict on a track of this many frames, for which offsets up to `asked` were requested."""
+    warnings = []
+    if verdict.max_shift < asked:
+        tested = "no offset could be compared"
+        if verdict.max_shift:
+            tested = f"only offsets up to {verdict.max_shift} frames could be compared"
+        warnings.append(f"short: {frames / FPS:.2f} s, {tested} (asked for {asked})")
+    if verdict.max_shift and abs(verdict.offset_frames) == verdict.max_shift:
+        warnings.append(
+            "the best offset is at the edge of the range; the true one may be outside it: try a larger --max_shift"
+        )
+    if verdict.drifts:
+        sure = [s for s in verdict.segments if s.confidence >= CONFIDENT]
+        course = ", ".join(f"{s.offset_frames:+d} from {s.start_seconds:.1f} s" for s in _changes(sure))
+        warnings.append(f"the offset is not constant (in frames: {course}): an edit, or drifting clocks")
+    elif not verdict.is_sure:
+        warnings.append(
+            f"low confidence ({verdict.confidence:.2f}): other offsets fit nearly as well; this may be another "
+            "person's voice, no speech, or too little of it"
+        )
+    return warnings
 
 
-# What a measurement found, and its JSON: README.md documents the fields.
+def _changes(segments: list[Segment]) -> list[Segment]:
+    """The first segment, and each one whose offset differs from that of its predecessor."""
+    changed = [b for a, b in zip(segments, segments[1:], strict=False) if a.offset_frames != b.offset_frames]
+    return segments[:1] + changed
 
 
-@dataclasses.dataclass(frozen=True)
-class Track:
-    """One face of a video and its verdict, whose numbers are attributes of the track too.
-
-    Attributes:
-      start_seconds, end_seconds: counted from the first picture.
-      box: x0, y0, x1, y1 in pixels, the middle of the track's boxes.
-      verdict: see there for the meaning of each number.
-      scores: float32 (N, 2·max_shift + 1) logits, column c is audio shifted by c − max_shift frames.
-      thumbnail: uint8 (96, 96, 3) RGB.
-    """
-
-    start_seconds: float
-    end_seconds: float
-    box: tuple[float, float, float, float]
-    verdict: Verdict
-    scores: np.ndarray
-    thumbnail: np.ndarray
-
-    @property
-    def offset_frames(self) -> int:
-        return self.verdict.offset_frames
-
-    @property
-    def offset_seconds(self) -> float:
-        return self.verdict.offset_seconds
-
-    @property
-    def confidence(self) -> float:
-        return self.verdict.confidence
-
-    @property
-    def in_sync(self) -> bool:
-        return self.verdict.in_sync
-
-    @property
-    def windows(self) -> list[Window]:
-        return self.verdict.windows
-
-    @property
-    def segments(self) -> list[Segment]:
-        return self.verdict.segments
-
-    @property
-    def warnings(self) -> list[str]:
-        return self.verdict.warnings
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What `detect_offset` found.
-
-    Attributes:
-      video: path as given.
-      tracks: at least one, by start and then from left to right.
-      speaker: number of the track whose lips fit the sound best: the one whose offset leads its rivals most.
-      warnings: about the file and its faces, and those of every track with its number.
-      fps: of all frame counts, 25 whatever the file's own rate.
-    """
-
-    video: str
-    tracks: list[Track]
-    speaker: int
-    warnings: list[str]
-    fps: int = FPS
-
-    @property
-    def speaker_track(self) -> Track:
-        return self.tracks[self.speaker]
-
-    def to_dict(self) -> dict:
-        """What `to_json` writes, see README.md."""
-        return {
-            "video": self.video,
-            "fps": self.fps,
-            "tracks": [_track_dict(track) for track in self.tracks],
-            "speaker": self.speaker,
-            "warnings": self.warnings,
-        }
-
-    def to_json(self) -> str:
-        """One JSON object in one line."""
-        return one_line_json(self.to_dict())
-
-
-def one_line_json(content: dict) -> str:
-    """JSON without NaN; what a file name holds beside UTF-8 is escaped."""
-    return json.dumps(content, allow_nan=False)
-
-
-def _track_dict(track: Track) -> dict:
+def _track_dict(track: Track) -> dict[str, Any]:
     verdict = track.verdict
     return {
         "start_seconds": track.start_seconds,

@@ -2,12 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 from etils import epath
 
 from mtd_jax.checkpoint import load_model, open_manager, writing
-from mtd_jax.config import model_config, validate
+from mtd_jax.config import Config, model_config, validate
+from mtd_jax.data.clip import ClipSource
 from mtd_jax.data.pipeline import Loading, Shard, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.sources import open_source
@@ -21,7 +23,7 @@ from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
 from mtd_jax.training.resume import restore_run, save_run, with_fingerprints
-from mtd_jax.training.step import Run, compile_steps, initial_state
+from mtd_jax.training.step import Run, TrainState, compile_steps, initial_state
 from mtd_jax.training.workdir import taken
 
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
@@ -97,7 +99,15 @@ def train(config, workdir, report=print) -> dict:
         if preemption.reached_before(first):
             raise preemption.interrupted(first, total_steps, workdir)
         writer = NoWriter() if shard.index else MetricWriter(workdir, first)
-        progress = Progress(config, writer, report, factor, first, total_steps, manager)
+        progress = Progress(
+            config=config,
+            writer=writer,
+            report=report,
+            factor=factor,
+            first=first,
+            total_steps=total_steps,
+            manager=manager,
+        )
         validation, stop = None, False
         try:
             for step in range(first + 1, total_steps + 1):
@@ -153,13 +163,18 @@ def _say_nothing(line):
     pass
 
 
-# Loss, accuracy and F1 of a model in training, over the validation list.
+def validate_epoch(
+    config: Config, clips: ClipSource, eval_fn: Callable, state: TrainState, mesh: jax.sharding.Mesh, shard: Shard
+) -> dict[str, float]:
+    """Loss, accuracy and F1 over one fixed set of in-sync and out-of-sync pairs, the same in every epoch.
 
+    Args:
+      clips: of the validation list.
+      eval_fn: from `step.compile_steps`.
+      shard: the part of every batch that this process reads; the metrics are those of all processes.
 
-def validate_epoch(config, clips, eval_fn, state, mesh, shard: Shard) -> dict[str, float]:
-    """Metrics over one fixed set of in-sync and out-of-sync pairs of the validation list, over all processes.
-
-    Args: eval_fn: from `step.compile_steps`; shard: the part of every batch that this process reads.
+    Raises:
+      UserError: no clip of the list gave a pair.
     """
     batches = evaluation_pairs(
         clips,

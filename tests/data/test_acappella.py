@@ -138,7 +138,7 @@ def test_contexts_of_the_protocols():
     assert (lrs2(5).contexts, lrs2(5).tolerances) == ((5, 7, 9, 11, 13, 15), (1,))
     assert (acappella(5).contexts, acappella(5).tolerances) == ((5, 10, 15, 20, 25), (1, 5))
     assert acappella(25).contexts == (25,)
-    with pytest.raises(UserError, match="ends at K = 25"):
+    with pytest.raises(UserError, match="at most 25 frames"):
         acappella(26)
     with pytest.raises(UserError, match="one of lrs2, acappella, got lrs3"):
         protocol_named("lrs3", 5)

@@ -65,7 +65,7 @@ def test_short_tracks_are_judged_on_fewer_offsets_and_say_so(count, reach):
 def test_words_and_warnings_about_the_material():
     assert words(4) == "the audio is early by 160 ms (4 frames)"
     assert words(-1) == "the audio is late by 40 ms (1 frame)"
-    assert words(0) == "picture and sound are in sync"
+    assert words(0) == "audio and video are in sync"
     assert material_warnings(3.0, 0.1) == []
     silent, still = material_warnings(0.0, 0.0)
     assert "silent" in silent and "hardly moves" in still

@@ -13,7 +13,15 @@ def test_speed_does_not_contain_the_compilation_of_the_first_step(log_every, mon
     clock, written = SimpleNamespace(now=0.0), {}
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
     writer = SimpleNamespace(write=lambda step, values: written.update({step: values.get("clips_per_second")}))
-    shown = progress.Progress(config, writer, lambda line: None, lambda step: 1.0, 10, 20, manager=None)
+    shown = progress.Progress(
+        config=config,
+        writer=writer,
+        report=lambda line: None,
+        factor=lambda step: 1.0,
+        first=10,
+        total_steps=20,
+        manager=None,
+    )
     for step in range(11, 20):
         clock.now += 100 if step == 11 else 2
         metrics = dict.fromkeys(("total", "bce", "gradient_norm"), 1.0) | {"skipped_clips": 0}

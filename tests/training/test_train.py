@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(corpus, tmp_path):
     config.optimizer.learning_rate = 1e30
     config.epochs = 4
     with pytest.raises(
-        UserError, match=r"(nan|inf).* step \d+; (last checkpoint: .*|no checkpoint yet); start anew"
+        UserError, match=r"(nan|inf).* step \d+; (last checkpoint: .*|no checkpoint yet); start a new run"
     ):
         train(config, tmp_path, report=lambda line: None)
 
@@ -184,7 +184,9 @@ def test_a_validation_loss_that_is_not_finite_is_not_taken_for_the_best(corpus, 
     config = small_config(corpus)
     found = iter([{"val_loss": 1.0}, {"val_loss": np.nan}])
     monkeypatch.setattr(train_module, "validate_epoch", lambda *_: next(found))
-    with pytest.raises(UserError, match=r"^validation loss nan after step 4; last checkpoint: .*/2; start anew"):
+    with pytest.raises(
+        UserError, match=r"^validation loss nan after step 4; last checkpoint: .*/2; start a new run"
+    ):
         train(config, tmp_path, report=lambda line: None)
     with open_manager(tmp_path / "checkpoints", read_only=True) as manager:
         assert manager.all_steps() == [2]
