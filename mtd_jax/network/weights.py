@@ -44,6 +44,15 @@ def computing_in(dtype: str, model: SyncModel) -> SyncModel:
     return bind(dataclasses.replace(model.config, compute_dtype=dtype), model_arrays(model))
 
 
+def kernels_in(dtype: str, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The arrays of a frozen model, with its kernels in the dtype that it computes in.
+
+    Layers cast their kernels at every use. Cast once, results are the same, and in bfloat16 half as much memory is
+    held and read in every step. Normalisation needs the other arrays as they are.
+    """
+    return {name: array.astype(dtype) if array.ndim > 1 else array for name, array in arrays.items()}
+
+
 def check_cover(expected: dict, found: dict, source: str):
     """Raises one UserError that names every missing, extra and misshaped entry of `found`.
 

@@ -1,6 +1,5 @@
 """Training, of a teacher or a student: one loop, read from top to bottom."""
 
-import dataclasses
 import time
 
 import jax
@@ -16,7 +15,7 @@ from mtd_jax.distributed.preemption import Preemption
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel
-from mtd_jax.network.weights import model_arrays
+from mtd_jax.network.weights import computing_in, kernels_in, model_arrays
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
@@ -70,7 +69,8 @@ def train(config, workdir, report=print) -> dict:
         mesh=make_mesh(config.mesh),
     )
     state = place(initial_state(run, SyncModel(run.model, seed=config.seed)), run.mesh)
-    teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
+    frozen = kernels_in(teacher.config.compute_dtype, model_arrays(teacher)) if teacher else {}
+    teacher_arrays = place(frozen, run.mesh)
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 
     workdir = epath.Path(workdir)
@@ -145,8 +145,7 @@ def load_teacher(config):
             raise UserError(
                 f"config.model.{name}: expected {theirs} as in the teacher {config.teacher}, got {ours}"
             )
-    teacher.config = dataclasses.replace(teacher.config, compute_dtype=student.compute_dtype)
-    return teacher
+    return computing_in(student.compute_dtype, teacher)
 
 
 def _say_nothing(line):

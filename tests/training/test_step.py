@@ -3,20 +3,34 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from converters.key_table import to_torch
 from mtd_jax.config import default_config
-from mtd_jax.network.model import ModelConfig
-from mtd_jax.network.weights import model_arrays
+from mtd_jax.network.model import ModelConfig, SyncModel
+from mtd_jax.network.weights import bind, kernels_in, model_arrays
 from mtd_jax.training import step as step_module
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
-from mtd_jax.training.step import Run, TrainState, initial_state, train_step
+from mtd_jax.training.step import Run, TrainState, initial_state, score_grid, train_step
 from tests.helpers.golden_models import TEACHER, golden, recipe_model
 from tests.helpers.recipe import state_dict_shapes
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
+
+
+def test_a_teacher_with_kernels_cast_once_computes_the_same():
+    config = ModelConfig.tiny(num_layers=1, compute_dtype="bfloat16")
+    arrays = model_arrays(SyncModel(config, seed=0))
+    cast = kernels_in("bfloat16", arrays)
+    kernels = {name for name in cast if cast[name].dtype == jnp.bfloat16}
+    assert kernels == {name for name in arrays if name.endswith("/kernel")}
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 2, 5, 48, 96, 3), dtype=np.uint8)
+    mel = rng.uniform(-4, 4, (2, 2, 16, 80)).astype(np.float32)
+    score = jax.jit(lambda arrays: score_grid(bind(config, arrays), frames, mel))
+    jax.tree.map(np.testing.assert_array_equal, score(cast), score(arrays))
 
 
 def test_four_adam_steps_follow_the_reference(monkeypatch):
