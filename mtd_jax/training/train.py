@@ -3,6 +3,8 @@
 import time
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from mtd_jax.checkpoint import load_model, open_manager, writing
@@ -168,17 +170,24 @@ def validate_epoch(config, clips, eval_fn, state, mesh, shard: Shard) -> dict[st
         pairs_per_clip=config.val_pairs_per_clip,
         shard=shard,
     )
-    sums: dict[str, float] = {}
+    sums = None
     for batch in batches:
         del batch["skipped"]
-        for name, value in jax.device_get(eval_fn(state, put_batch(batch, mesh))).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    if not sums["pairs"]:
+        found = eval_fn(state, put_batch(batch, mesh))
+        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+    sums = jax.device_get(sums)  # once: the device is never waited for between batches
+    if sums is None or not sums["confusion"].any():
         raise UserError(f"no pair of config.data.val_list={config.data.val_list} could be drawn; check the clips")
-    metrics = {"val_loss": sums["loss"] / sums["pairs"], "val_accuracy": sums["right"] / sums["pairs"]}
-    for name in ("f1", "f1_reference"):
-        right, wrong, missed = (
-            sums[f"{name}_{kind}"] for kind in ("true_positive", "false_positive", "false_negative")
-        )
-        metrics[f"val_{name}"] = 2 * right / max(2 * right + wrong + missed, 1.0)
+    return validation_metrics(**sums)
+
+
+def validation_metrics(loss: np.ndarray, confusion: np.ndarray) -> dict[str, float]:
+    """Mean loss, accuracy and F1 at both thresholds. Args: sums over all pairs, as from `step.eval_step`."""
+    pairs = float(confusion[0].sum())
+    metrics = {"val_loss": float(loss) / pairs, "val_accuracy": float(np.trace(confusion[0])) / pairs}
+    for name, ((_, false_positive), (false_negative, true_positive)) in zip(
+        ("val_f1", "val_f1_reference"), confusion, strict=True
+    ):
+        both = 2 * true_positive
+        metrics[name] = float(both / max(both + false_positive + false_negative, 1))
     return metrics
