@@ -1,4 +1,4 @@
-"""Jobs in worker processes, with a progress bar, and past a job that takes its worker down with it."""
+"""Runs jobs in worker processes, with a progress bar; survives jobs that crash their worker."""
 
 import concurrent.futures.process
 import contextlib
@@ -17,22 +17,29 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use; all of the machine's where the system does not say."""
+    """CPU cores that this process may use; where the system does not say, all cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """In a worker: it ends with the process that started it, however that ends. A pool's would wait for ever."""
+    """Makes a worker exit when its parent process ends for whatever reason; a pool's worker would wait forever.
 
-    def follow():
-        multiprocessing.parent_process().join()
+    Raises:
+      RuntimeError: this process is not a worker.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("end_with_parent was called outside a worker process")
+
+    def follow() -> None:
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
 class Crashed(Exception):
-    """A job whose process died: out of memory, or a fault in a library."""
+    """The process of a job died, for example out of memory or of a library's segmentation fault."""
 
 
 def run_jobs(
@@ -44,18 +51,18 @@ def run_jobs(
     progress: bool,
     start_worker: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Job, Result | Crashed]]:
-    """Yields (job, its result) in the order in which jobs get done.
+    """Yields (job, its result) as jobs complete.
 
-    A job that kills its process costs itself only: it gives `Crashed`, the others are done in new processes. What
-    `do` raises otherwise ends the run.
+    A job that kills its process yields `Crashed`; the other jobs run in new processes. An exception raised by `do`
+    ends the run.
 
     Args:
-      do: a function that can be pickled, and so can its arguments and results.
-      jobs: in the order to be started.
-      workers: processes; None = `usable_cores`; 1 = this process, which a crash then takes down.
-      what: is being done, beside the progress bar.
-      progress: whether to draw one on stderr.
-      start_worker: is called in each new process.
+      do: the work; must be picklable, as must its arguments and results.
+      jobs: in the order in which to start them.
+      workers: number of processes; None = `usable_cores`; 1 = run in this process, unprotected against crashes.
+      what: label of the progress bar.
+      progress: whether to show the bar, on stderr.
+      start_worker: called once in each new process.
     """
     workers = min(workers or usable_cores(), len(jobs))
     with _bar(what, len(jobs), progress) as advance:
@@ -69,15 +76,19 @@ def run_jobs(
             for number, result in _run_until_crash(do, waiting, workers, start_worker):
                 yield waiting.pop(number), result
                 advance()
-            # Jobs start in order, so the one that crashed is among the first; each gets a process of its own.
+            # Jobs start in order, so the crashed one is among the first ones left. Each of those now runs alone,
+            # so that only the culprit crashes.
             for number in list(waiting)[:workers]:
                 done = dict(_run_until_crash(do, {number: waiting[number]}, 1, start_worker))
                 yield waiting.pop(number), done.get(number, Crashed())
                 advance()
 
 
-def _run_until_crash(do, jobs: dict, workers: int, start_worker) -> Iterator[tuple[int, Result]]:
-    # Not forked: the parent may hold JAX's threads, which a fork would break.
+def _run_until_crash(
+    do: Callable[[Job], Result], jobs: dict[int, Job], workers: int, start_worker: Callable[[], None] | None
+) -> Iterator[tuple[int, Result]]:
+    """Yields (number, result) of each finished job; a crash ends it without an error."""
+    # Spawned, not forked: the parent may run JAX's threads, and a fork would copy their locks but not the threads.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (start_worker,)) as pool:
         futures = {pool.submit(do, job): number for number, job in jobs.items()}
@@ -93,15 +104,16 @@ def _run_until_crash(do, jobs: dict, workers: int, start_worker) -> Iterator[tup
             raise
 
 
-def _begin(start_worker) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once, without a traceback of its own
+def _begin(start_worker: Callable[[], None] | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     end_with_parent()
     if start_worker is not None:
         start_worker()
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int, shown: bool):
+def _bar(what: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """Shows a progress bar and yields the function that advances it by one job."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),

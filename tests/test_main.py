@@ -134,7 +134,7 @@ def test_bad_videos_are_one_line_each(tmp_path):
         pathlib.Path(line["video"]).stem: line["error"] for line in map(json.loads, result.stdout.splitlines())
     }
     assert errors.keys() == {"empty", "text", "mute", "faceless", "truncated"}
-    expected = {"text": "not a video", "mute": "sound", "faceless": "no face"}
+    expected = {"text": "not a video", "mute": "no audio stream", "faceless": "no face"}
     assert all(words in errors[name] for name, words in expected.items())
     assert "0 of 5 videos measured, 5 failed" in result.stderr
     alone = run_main(*infer, f"--video={films / 'mute.mp4'}")

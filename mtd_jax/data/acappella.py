@@ -10,15 +10,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from absl import logging
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
-from mtd_jax.data.folder import FrameFolder, WaveformFile, check_format
+from mtd_jax.data.clip import Clip, report_unusable
+from mtd_jax.data.folder import FrameFolder, WaveformFile, index_files
 from mtd_jax.errors import UserError
 
 _INDEX_THREADS = 16  # the index waits for the disk, not for the processor
-_FRAME_FILE = re.compile(r"(0|[1-9]\d*)\.jpg")
 
 
 class AcappellaSource:
@@ -112,22 +110,9 @@ def _pairs(pictures: Path, sounds: Path) -> list[tuple[Path, Path]]:
 
 
 def _index_clip(folder: Path, sound: Path, min_frames: int) -> tuple[int, int, int] | str:
-    """(number of the first picture, pictures, samples), or the reason why the clip is left out."""
+    """(number of the first image, images, samples), or the reason why the clip is skipped."""
     try:
-        numbers = [int(match[1]) for name in os.listdir(folder) if (match := _FRAME_FILE.fullmatch(name))]
+        files = os.listdir(folder)
     except OSError:
         return "without a readable folder"
-    first = min(numbers, default=0)
-    if len(numbers) != max(numbers, default=-1) + 1 - first:
-        return "with a gap in the numbering of the frames"
-    try:
-        with soundfile.SoundFile(sound) as audio:
-            check_format(str(sound), audio)
-            samples = audio.frames
-    except UnusableClip as error:
-        return f"where {error.reason}"
-    except (OSError, soundfile.SoundFileError):
-        return "with an unreadable sound"
-    if min(len(numbers), samples // SAMPLES_PER_FRAME) < min_frames:
-        return f"with fewer than {min_frames} frames"
-    return first, len(numbers), samples
+    return index_files(files, sound, min_frames)

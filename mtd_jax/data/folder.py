@@ -1,6 +1,8 @@
-"""Lazy tracks of a `Clip`: a folder of JPEGs and a WAV file, of which a slice reads only its own part."""
+"""A `Clip` as a folder of JPEGs and a WAV file: its index, and tracks of which a slice reads only its part."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,23 +11,25 @@ import numpy as np
 import simplejpeg
 import soundfile
 
-from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE, UnusableClip
+from mtd_jax.data.clip import FACE_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, UnusableClip
 from mtd_jax.errors import one_line
 
+GAP = "with a gap in the numbering of the frames"
+_FRAME_FILE = re.compile(r"(0|[1-9]\d*)\.jpg")
 _HALF_SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameFolder:
-    """The lower face halves of `directory/{first,first+1,…}.jpg`; a slice decodes only its own files.
+    """The lower face halves of `directory/{first,first+1,…}.jpg`. A slice decodes only the files that it covers.
 
-    Slicing gives uint8 RGB (n, 48, 96, 3) and raises `UnusableClip` when a file is missing or damaged.
+    Slicing gives uint8 RGB (n, 48, 96, 3) and raises `UnusableClip` if a file is missing or damaged.
 
     Attributes:
-      name: of the clip, for errors.
-      directory: holds the JPEGs, one face crop each, of any size.
-      count: how many there are.
-      first: number of the first.
+      name: the clip's name, for error messages.
+      directory: contains the JPEGs, one face crop each, of any size.
+      count: number of JPEGs.
+      first: number of the first JPEG.
     """
 
     name: str
@@ -44,7 +48,11 @@ class FrameFolder:
         return f"{self.first + number}.jpg"
 
     def encoded(self, number: int) -> bytes:
-        """The JPEG of frame `number`, counted from 0."""
+        """The JPEG of frame `number`, counted from 0.
+
+        Raises:
+          UnusableClip: the file cannot be read.
+        """
         file = self._file(number)
         try:
             return Path(self.directory, file).read_bytes()
@@ -54,14 +62,14 @@ class FrameFolder:
 
 @dataclasses.dataclass(frozen=True)
 class WaveformFile:
-    """A 16 kHz mono WAV file; a slice seeks and reads only its own samples.
+    """A 16 kHz mono WAV file. A slice reads only the samples that it covers.
 
-    Slicing gives int16 (n,) and raises `UnusableClip` when the file is damaged or of another format.
+    Slicing gives int16 (n,) and raises `UnusableClip` if the file is damaged or has another format.
 
     Attributes:
-      name: of the clip, for errors.
-      path: of the WAV file.
-      count: how many samples it has.
+      name: the clip's name, for error messages.
+      path: the WAV file.
+      count: number of samples.
     """
 
     name: str
@@ -74,34 +82,67 @@ class WaveformFile:
     def __getitem__(self, window: slice) -> np.ndarray:
         start, stop, step = window.indices(self.count)
         if step != 1:
-            raise ValueError(f"{self.name}: a waveform is sliced without a step, got {step}")
+            raise ValueError(f"{self.name}: a waveform must be sliced with step 1, got {step}")
         wanted = max(stop - start, 0)
         try:
             with soundfile.SoundFile(self.path) as file:
                 check_format(self.name, file)
                 file.seek(start)
-                # Asked for 16-bit samples of a float file, libsndfile rounds without scaling: all 0 or ±1.
+                # libsndfile rounds float samples to int16 without scaling, which leaves only 0 and ±1.
                 is_float = file.subtype in ("FLOAT", "DOUBLE")
                 samples = file.read(wanted, dtype="float32" if is_float else "int16")
         except (OSError, soundfile.SoundFileError) as error:
-            raise UnusableClip(self.name, f"the sound cannot be read ({one_line(error)})") from error
+            raise UnusableClip(self.name, f"the audio cannot be read ({one_line(error)})") from error
         if len(samples) != wanted:
-            raise UnusableClip(self.name, f"the sound ends before sample {stop}")
+            raise UnusableClip(self.name, f"the audio ends before sample {stop}")
         if is_float:
             samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         return samples
 
 
+def index_files(files: Iterable[str], audio: str | os.PathLike, min_frames: int) -> tuple[int, int, int] | str:
+    """What a clip holds, from names and the header of its WAV file, without decoding images or audio.
+
+    Args:
+      files: names in its folder of JPEGs.
+      audio: path of its WAV file.
+      min_frames: clips with fewer frames that have both image and audio cannot be used.
+
+    Returns:
+      (number of the first JPEG, JPEGs, samples), or the reason why it cannot be used.
+    """
+    numbers = [int(match[1]) for name in files if (match := _FRAME_FILE.fullmatch(name))]
+    first = min(numbers, default=0)
+    if len(numbers) != max(numbers, default=-1) + 1 - first:
+        return GAP
+    if not os.path.exists(audio):
+        return "without audio"
+    try:
+        with soundfile.SoundFile(audio) as file:
+            check_format(os.fspath(audio), file)
+            samples = file.frames
+    except UnusableClip as error:
+        return f"where {error.reason}"
+    except (OSError, soundfile.SoundFileError):
+        return "with unreadable audio"
+    if min(len(numbers), samples // SAMPLES_PER_FRAME) < min_frames:
+        return f"with fewer than {min_frames} frames"
+    return first, len(numbers), samples
+
+
 def decode_lower_faces(
     encoded: Iterable[bytes], clip: str, labels: Iterable[str], *, are_halves: bool = False
 ) -> np.ndarray:
-    """uint8 RGB (n, 48, 96, 3) from n JPEGs.
+    """Decodes n JPEGs.
 
     Args:
       encoded: JPEGs of face crops of any size.
-      clip: its name, for errors.
-      labels: what to call each picture in errors.
-      are_halves: the JPEGs hold the lower halves already, 48×96.
+      clip: the clip's name, for error messages.
+      labels: a name for each JPEG, for error messages.
+      are_halves: the JPEGs are already the lower halves, 48×96.
+
+    Returns:
+      uint8 RGB (n, 48, 96, 3).
 
     Raises:
       UnusableClip: a JPEG is damaged.
@@ -123,11 +164,15 @@ def decode_lower_faces(
 
 
 def decode_lower_face(data: bytes, scratch: np.ndarray | None = None) -> np.ndarray:
-    """The lower half, uint8 RGB (48, 96, 3), of the face crop in a JPEG; perhaps a view of `scratch`.
+    """Decodes the lower half of the face crop in a JPEG.
 
     Args:
       data: a JPEG of a face crop of any size.
-      scratch: uint8 memory to decode into where it is large enough: if it is in the cache, an eighth faster.
+      scratch: uint8 buffer to decode into if it is large enough; reusing one that is in the cache saves an eighth
+        of the time.
+
+    Returns:
+      uint8 RGB (48, 96, 3), possibly a view of `scratch`.
 
     Raises:
       ValueError: the JPEG is damaged.
@@ -144,11 +189,11 @@ def check_format(name: str, file: soundfile.SoundFile) -> None:
     """Raises `UnusableClip` unless the file is 16 kHz mono."""
     if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
         got = f"{file.samplerate} Hz in {file.channels} channel(s)"
-        raise UnusableClip(name, f"the sound has {got}, expected {SAMPLE_RATE} Hz mono")
+        raise UnusableClip(name, f"the audio has {got}, expected {SAMPLE_RATE} Hz mono")
 
 
 def lower_face(face: np.ndarray) -> np.ndarray:
-    """The lower half of a face crop, after bilinear resizing to 96×96 where it has another size.
+    """The lower half of a face crop, which is first resized (bilinearly) to 96×96 if it has another size.
 
     Args:
       face: uint8 (height, width, 3), any channel order.

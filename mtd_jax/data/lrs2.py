@@ -1,25 +1,23 @@
 """The LRS2 layout on disk: `<root>/<speaker>/<clip>/{0.jpg, 1.jpg, …, audio.wav}` and list files.
 
-Pictures and sound are read only when a clip is sliced, and only the slice (`views.py`). Unusable clips are
-found once, by an index over file names and WAV headers, left out, counted and reported in a single log line.
+Frames and audio are read only when a clip is sliced, and only the slice (`folder.py`). An index over file names
+and WAV headers finds unusable clips once; they are skipped, counted and reported in a single log line.
 """
 
 import concurrent.futures
 import os
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import rich.console
 import rich.progress
-import soundfile
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
-from mtd_jax.data.folder import FrameFolder, WaveformFile, check_format
-from mtd_jax.errors import UserError, one_line
+from mtd_jax.data.clip import Clip, report_unusable
+from mtd_jax.data.folder import GAP, FrameFolder, WaveformFile, index_files
+from mtd_jax.data.list_file import read_list
+from mtd_jax.errors import UserError
 
 AUDIO_FILE = "audio.wav"
-_FRAME_FILE = re.compile(r"(0|[1-9]\d*)\.jpg")
 _INDEX_THREADS = 16  # the index waits for the disk, not for the processor
 _PROGRESS_FROM = 2_000  # clips; fewer are indexed before a bar could be read
 
@@ -51,7 +49,7 @@ class Lrs2Source:
         self.skipped: dict[str, list[str]] = {}
         self._names: list[str] = []
         counts: list[tuple[int, int]] = []
-        listed = _read_list(self.list_path)
+        listed = _read_names(self.list_path)
         seen: set[str] = set()
         for name, result in self._index(listed, min_frames):
             if name in seen:
@@ -108,16 +106,10 @@ def _list_path(root: str, list_file: str | os.PathLike) -> str:
     return path
 
 
-def _read_list(path: str) -> list[tuple[int, str]]:
+def _read_names(path: str) -> list[tuple[int, str]]:
     """Line numbers (from 1) and clip names, checked to be relative and free of `..`."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of clips ({one_line(error)})") from error
     listed = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_list(path):
         name = PurePosixPath(line.split()[0])
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
             problem = f"{str(name)!r} leaves the data set; expected speaker/clip"
@@ -127,7 +119,7 @@ def _read_list(path: str) -> list[tuple[int, str]]:
 
 
 def _index_clip(root: str, name: str, listed_at: str, min_frames: int) -> tuple[int, int] | str:
-    """(images, samples) of one clip, or the reason why it is left out. Decodes neither pictures nor sound."""
+    """(images, samples) of one clip, or the reason why it is skipped."""
     directory = os.path.join(root, name)
     _check_inside(root, directory, listed_at)
     try:
@@ -138,22 +130,11 @@ def _index_clip(root: str, name: str, listed_at: str, min_frames: int) -> tuple[
     for file in files:
         if file.is_symlink():
             _check_inside(root, file.path, listed_at)
-    numbers = [int(match[1]) for file in files if (match := _FRAME_FILE.fullmatch(file.name))]
-    if len(numbers) != max(numbers, default=-1) + 1:
-        return "with a gap in the numbering of the frames"
-    if all(file.name != AUDIO_FILE for file in files):
-        return f"without {AUDIO_FILE}"
-    try:
-        with soundfile.SoundFile(os.path.join(directory, AUDIO_FILE)) as audio:
-            check_format(name, audio)
-            samples = audio.frames
-    except UnusableClip as error:
-        return f"where {error.reason}"
-    except (OSError, soundfile.SoundFileError):
-        return f"with an unreadable {AUDIO_FILE}"
-    if min(len(numbers), samples // SAMPLES_PER_FRAME) < min_frames:
-        return f"with fewer than {min_frames} frames"
-    return len(numbers), samples
+    found = index_files([file.name for file in files], os.path.join(directory, AUDIO_FILE), min_frames)
+    if isinstance(found, str):
+        return found
+    first, images, samples = found
+    return GAP if first else (images, samples)
 
 
 def _check_inside(root: str, path: str, listed_at: str) -> None:

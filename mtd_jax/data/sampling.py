@@ -1,8 +1,8 @@
-"""Training examples from one clip: windows of picture and sound and whether they belong together.
+"""Draws training examples from a clip: windows of frames and audio, and labels that say which are in sync.
 
-Pure functions of a NumPy generator and a clip. A window is T frames and its T·640 samples; only windows that
-have both picture and sound in full are drawn. A window whose sound has an RMS of at most 0.01 (full scale 1)
-is near-silent: it says nothing about synchrony.
+Pure functions of a NumPy generator and a clip. A window is T frames and their T·640 samples, and only windows with
+complete frames and audio are drawn. A window is near-silent if the RMS of its audio is at most 0.01 of full scale;
+such a window carries no information about sync.
 """
 
 import dataclasses
@@ -14,19 +14,22 @@ from mtd_jax.errors import UserError
 
 SILENCE_RMS = 0.01
 _FULL_SCALE = 32768.0
-_SILENT_WEIGHT = 1e-8  # one near-silent window in a grid counts as much as this share of a loud one
+_SILENT_WEIGHT = 1e-8  # of a near-silent window in a grid, relative to a loud one
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-    """How a clip becomes a training example of G windows: frames, audio and labels.
+    """How to draw a training example of G windows (frames, audio and labels) from a clip.
 
     Attributes:
-      kind: "reference" (one pair, in sync with probability ½; G = 1) or "grid" (G windows of one clip, every
-        picture against every sound).
+      kind: "reference" (one pair, in sync with probability ½; G = 1) or "grid" (G windows of one clip, all frames
+        paired with all audio).
       window_frames: T, frames per window.
       windows: G of a grid.
-      min_gap: of a grid, frames between the starts of two windows at least.
+      min_gap: minimum distance between the starts of two windows of a grid, in frames.
+
+    Raises:
+      UserError: an unknown kind, or a number below 1.
     """
 
     kind: str
@@ -34,7 +37,7 @@ class Pairing:
     windows: int = 8
     min_gap: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in ("reference", "grid"):
             raise UserError(f"pairing kind is {self.kind!r}; expected 'reference' or 'grid'")
         for field in ("window_frames", "windows", "min_gap"):
@@ -43,7 +46,7 @@ class Pairing:
 
     @property
     def windows_per_example(self) -> int:
-        """G: 1 for reference pairs."""
+        """G; 1 for reference pairs."""
         return self.windows if self.kind == "grid" else 1
 
     @property
@@ -54,7 +57,14 @@ class Pairing:
         return self.window_frames + (self.windows - 1) * self.min_gap
 
     def draw(self, rng: np.random.Generator, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """uint8 frames (G, T, 48, 96, 3), int16 audio (G, T·640), float32 labels (G, G)."""
+        """Draws an example.
+
+        Returns:
+          uint8 frames (G, T, 48, 96, 3), int16 audio (G, T·640), float32 labels (G, G).
+
+        Raises:
+          UnusableClip: as `draw_reference` or `draw_grid`.
+        """
         if self.kind == "grid":
             return draw_grid(rng, clip, self.window_frames, self.windows, self.min_gap)
         frames, audio, label = draw_reference(rng, clip, self.window_frames)
@@ -64,16 +74,17 @@ class Pairing:
 def draw_reference(
     rng: np.random.Generator, clip: Clip, window_frames: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """One window and, with probability ½, its own sound; else that of another window of the clip.
+    """Draws a window and pairs it, with probability ½ each, with its own audio or that of another window.
 
-    The pairs of VocaLiST and MTDVocaLiST (arXiv 2210.15563). The other window starts at any other frame;
-    where the true sound is near-silent the other one is not, or the two could not be told apart.
+    These are the pairs of VocaLiST and MTDVocaLiST (arXiv 2210.15563); see docs/method.md, section 4. The other
+    window starts at any other frame of the clip. If the window's own audio is near-silent, the other one is not:
+    two silent windows could not be told apart.
 
     Returns:
       uint8 frames (T, 48, 96, 3), int16 audio (T·640,), and the label: 1.0 in sync, 0.0 not.
 
     Raises:
-      UnusableClip: the clip has no two windows, or the drawn one is near-silent and so is every other.
+      UnusableClip: the clip has fewer than two windows, or the drawn one and all others are near-silent.
     """
     starts = clip.num_frames - window_frames + 1
     if starts < 2:
@@ -88,7 +99,7 @@ def draw_reference(
             others = np.flatnonzero(window_rms(clip, window_frames) > SILENCE_RMS)
         others = others[others != start]
         if len(others) == 0:
-            raise UnusableClip(clip.name, "near-silent throughout, no pair out of sync can be told")
+            raise UnusableClip(clip.name, "near-silent throughout, so no pair can be recognized as out of sync")
         audio = _window_audio(clip, int(rng.choice(others)), window_frames)
     return clip.frames[start : start + window_frames], audio, label
 
@@ -96,13 +107,13 @@ def draw_reference(
 def draw_grid(
     rng: np.random.Generator, clip: Clip, window_frames: int, windows: int, min_gap: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """G windows of one clip whose starts lie at least `min_gap` frames apart, in order of time.
+    """Draws G windows of one clip, in order of time, whose starts are at least `min_gap` frames apart.
 
-    Every set of starts without near-silent windows is equally likely. Where the clip has no such set, the
-    drawn one has as few near-silent windows as it can (up to odds of 1e-8 per window).
+    All sets of starts without near-silent windows are equally likely. If the clip has no such set, the drawn one
+    has as few near-silent windows as possible. (Exceptions have odds of 1e-8 per window.)
 
     Returns:
-      uint8 frames (G, T, 48, 96, 3), int16 audio (G, T·640), float32 labels = eye(G).
+      uint8 frames (G, T, 48, 96, 3), int16 audio (G, T·640), float32 labels (G, G), the identity matrix.
 
     Raises:
       UnusableClip: the clip is too short for G such windows.
@@ -118,27 +129,31 @@ def draw_grid(
 
 
 def draw_spaced(rng: np.random.Generator, weights: np.ndarray, count: int, min_gap: int) -> list[int] | None:
-    """Draws `count` indices at least `min_gap` apart, a set with odds of the product of its weights.
+    """Draws a set of `count` indices at least `min_gap` apart, with odds equal to the product of its weights.
 
-    Exact and without rejection: first the total weight of every way to continue from each index, by dynamic
-    programming from the last pick to the first; then the picks, each in proportion to what it leads to.
+    Exact, and without rejection sampling. Dynamic programming from the last pick to the first gives the total
+    weight of all continuations of each index; then each pick is drawn in proportion to that total.
 
     Args:
+      rng: the only source of randomness.
       weights: (n,), positive.
+      count: size of the set.
+      min_gap: minimum distance between two indices.
 
     Returns:
-      The indices in rising order, or None when n is too small for any set.
+      The indices in increasing order, or None if n is too small for any set.
     """
     size = len(weights)
     if size < 1 + (count - 1) * min_gap:
         return None
-    totals = [np.asarray(weights, np.float64)]  # totals[k][i]: all ways to pick k + 1 indices, i the first
+    totals = [np.asarray(weights, np.float64)]  # totals[k][i]: all sets of k + 1 indices that start with i
     for _ in range(count - 1):
-        ways = np.cumsum(totals[-1][::-1])[::-1]  # from i on
+        ways = np.cumsum(totals[-1][::-1])[::-1]  # ways[i]: all sets that start at i or later
         total = np.zeros(size)
         total[: size - min_gap] = weights[: size - min_gap] * ways[min_gap:]
-        totals.append(total / total.max())  # only proportions within a row matter; no underflow
-    picks, first = [], 0
+        totals.append(total / total.max())  # scaled against underflow; only proportions within a row matter
+    picks: list[int] = []
+    first = 0
     for total in reversed(totals):
         odds = total[first:]
         picks.append(first + int(rng.choice(len(odds), p=odds / odds.sum())))
@@ -147,9 +162,9 @@ def draw_spaced(rng: np.random.Generator, weights: np.ndarray, count: int, min_g
 
 
 def window_rms(clip: Clip, window_frames: int) -> np.ndarray:
-    """RMS of the sound of every window of a clip, full scale 1: float64 (number of window starts,)."""
-    sound = clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME].astype(np.float64) / _FULL_SCALE
-    energy = np.square(sound).reshape(-1, SAMPLES_PER_FRAME).mean(axis=1)
+    """RMS of the audio of every window of a clip, relative to full scale: float64 (number of window starts,)."""
+    audio = clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME].astype(np.float64) / _FULL_SCALE
+    energy = np.square(audio).reshape(-1, SAMPLES_PER_FRAME).mean(axis=1)
     if len(energy) < window_frames:
         return np.zeros(0)
     windows = np.lib.stride_tricks.sliding_window_view(energy, window_frames)

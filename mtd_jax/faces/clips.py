@@ -1,7 +1,7 @@
-"""Second pass over a video: the crops of each face track, and the sound that goes with them.
+"""Second pass over a video: crops the face of each track and cuts out the matching audio.
 
-Faces are found in one pass and cut out in another, so that the only full-size pictures in memory are the few being
-worked on, and only tracks that stay are cut out. Decoding twice is cheap beside finding faces and scoring.
+One pass finds the faces and another crops them, so that memory holds only a few full-size frames at a time and no
+dropped track is cropped. Decoding twice is cheap compared with face detection and scoring.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class FaceClip:
     """One face track, ready for the network.
 
     Attributes:
-      track: where in the video it is.
-      clip: its pictures and its sound. The sound covers exactly its frames, less where the file's sound ends.
-      thumbnail: uint8 (96, 96, 3) RGB, the whole face from the middle of the track.
+      track: where the face is in the video.
+      clip: its lower face halves and its audio, which covers the same frames, or fewer if the file's audio ends.
+      thumbnail: uint8 (96, 96, 3) RGB, the whole face in the middle of the track.
     """
 
     track: FaceTrack
@@ -38,11 +38,12 @@ class FaceClip:
 
     @property
     def start_seconds(self) -> float:
-        """Counted from the first picture."""
+        """Start of the track, counted from the first video frame."""
         return self.track.start / FPS
 
     @property
     def end_seconds(self) -> float:
+        """End of the track, counted from the first video frame."""
         return self.track.end / FPS
 
 
@@ -52,24 +53,24 @@ def face_clips(
     settings: FindSettings | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[FaceClip], FoundFaces]:
-    """From a video file to the clips of its faces, in under 2 GB of memory for hours of video.
+    """Turns a video file into one clip per face track, in under 2 GB of memory even for hours of video.
 
     Args:
       video: an open video; its `warnings` are complete afterwards.
-      source: a face detector, or boxes of the user's own.
-      settings: how it is searched.
-      progress: told how far the work is: the two passes count half of the duration each.
+      source: a face detector, or the user's boxes.
+      settings: how to search; None = the defaults.
+      progress: called as the work proceeds; each of the two passes counts as half of the duration.
 
     Returns:
-      A clip per track, and what was found and dropped.
+      A clip per track, and everything that was found.
 
     Raises:
-      UserError: no face was found for long enough; the boxes don't fit; see `find_faces`.
+      UserError: no face was found for long enough; otherwise as `find_faces` and `VideoFile.waveform`.
     """
     found = find_faces(video, source, settings, _half(progress, 0))
     if not found.tracks:
         raise UserError("; ".join([f"{video.path}: {no_face(found)}", *video.warnings]))
-    sound = video.waveform()
+    audio = video.waveform()
     spool = FaceSpool()
     places: list[list[int]] = [[] for _ in found.tracks]
     thumbnails = [np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8) for _ in found.tracks]
@@ -82,7 +83,7 @@ def face_clips(
         clip = Clip(
             name=f"{video.path.stem}/{number}",
             frames=FaceView(spool, np.array(places[number], np.int64)),
-            waveform=sound_of(track, sound),
+            waveform=sound_of(track, audio),
         )
         clips.append(FaceClip(track, clip, thumbnails[number]))
     return clips, found
@@ -91,23 +92,23 @@ def face_clips(
 def crop_tracks(
     video: VideoFile, tracks: Sequence[FaceTrack], progress: Progress | None = None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields (number of the track, frame, uint8 (96, 96, 3) RGB face), frame by frame."""
+    """Yields (index of the track, frame number, uint8 (96, 96, 3) RGB face), frame by frame."""
     last = max((track.end for track in tracks), default=0)
-    for frame, picture in video.frames(progress):
+    for frame, pixels in video.frames(progress):
         if frame >= last:
             break
         for number, track in enumerate(tracks):
             if track.start <= frame < track.end:
-                yield number, frame, crop_face(picture, track.boxes[frame - track.start])
+                yield number, frame, crop_face(pixels, track.boxes[frame - track.start])
 
 
-def sound_of(track: FaceTrack, sound: np.ndarray) -> np.ndarray:
-    """int16 (≤ 640 · frames,): the part of a video's sound that belongs to a track's frames."""
-    return sound[track.start * SAMPLES_PER_FRAME : track.end * SAMPLES_PER_FRAME]
+def sound_of(track: FaceTrack, audio: np.ndarray) -> np.ndarray:
+    """The part of a video's audio that belongs to a track, int16 (at most 640 · frames,)."""
+    return audio[track.start * SAMPLES_PER_FRAME : track.end * SAMPLES_PER_FRAME]
 
 
 def no_face(found: FoundFaces) -> str:
-    """Why there is nothing to measure, in words."""
+    """A message that says why there is nothing to measure."""
     seconds = f"{found.num_frames / FPS:.1f} s of video"
     if not found.dropped:
         return f"no face was found in {seconds}"
@@ -116,44 +117,50 @@ def no_face(found: FoundFaces) -> str:
 
 
 def _half(progress: Progress | None, number: int) -> Progress | None:
-    """Lets a pass count from (number / 2) of the whole on."""
+    """Progress of pass `number` (0 or 1), reported as one half of the whole."""
     if progress is None:
         return None
 
-    def tell(done: float, total: float | None) -> None:
+    def report(done: float, total: float | None) -> None:
         progress(done / 2 + (0 if total is None else total / 2 * number), total)
 
-    return tell
+    return report
 
 
-# Face crops of a long video: kept in memory while they are few, in a temporary file beyond that.
+# Stores the face crops of a video: in memory while they are few, in a temporary file beyond that.
 
 _SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
 _SIZE = FACE_SIZE // 2 * FACE_SIZE * 3
-_IN_MEMORY = 256 << 20  # bytes; five minutes of one face. An hour takes 1.2 GB on disk
+_IN_MEMORY = 256 << 20  # bytes, about 13 minutes of one face; an hour takes 1.2 GB
 
 
 class FaceSpool:
-    """Holds lower face halves, uint8 (48, 96, 3), in the order they come; the file goes with the last view."""
+    """An append-only store of lower face halves, uint8 (48, 96, 3). The file vanishes with the last view of it."""
 
-    def __init__(self, in_memory: int = _IN_MEMORY):
-        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed when collected)
+    def __init__(self, in_memory: int = _IN_MEMORY) -> None:
+        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed when garbage-collected)
         self._count = 0
         self._lock = threading.Lock()
 
     def append(self, half: np.ndarray) -> int:
-        """Adds one picture; returns its place, for `FaceView`."""
+        """Stores one face half and returns its index, for `FaceView`.
+
+        Raises:
+          UserError: the temporary folder has no room.
+        """
         try:
             self._file.seek(self._count * _SIZE)
             self._file.write(np.ascontiguousarray(half).tobytes())
         except OSError as error:
             folder = tempfile.gettempdir()
-            raise UserError(f"no room for face crops in {folder} ({error.strerror}): set TMPDIR") from error
+            raise UserError(
+                f"no room for face crops in {folder} ({error.strerror}); set TMPDIR to another folder"
+            ) from error
         self._count += 1
         return self._count - 1
 
     def read(self, places: np.ndarray) -> np.ndarray:
-        """uint8 (n, 48, 96, 3) of the given places."""
+        """The face halves at n indices, uint8 (n, 48, 96, 3)."""
         halves = np.empty((len(places), *_SHAPE), np.uint8)
         with self._lock:
             for half, place in zip(halves, places, strict=True):
@@ -163,9 +170,9 @@ class FaceSpool:
 
 
 class FaceView:
-    """The pictures of one track: `view[a:b]` reads only its own, uint8 (n, 48, 96, 3)."""
+    """The face halves of one track: `view[a:b]` reads only those, uint8 (b − a, 48, 96, 3)."""
 
-    def __init__(self, spool: FaceSpool, places: np.ndarray):
+    def __init__(self, spool: FaceSpool, places: np.ndarray) -> None:
         self._spool, self._places = spool, places
 
     def __len__(self) -> int:

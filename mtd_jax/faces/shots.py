@@ -1,29 +1,30 @@
-"""Shot cuts: frames that look nothing like the one before. Pure NumPy."""
+"""Detects shot cuts, where a frame differs sharply from the one before. Pure NumPy."""
 
 from collections import deque
 
 import numpy as np
 
-_GRID = 12  # the picture is compared as 12×12 patches, so that motion within one counts little
-_SAMPLES = 8  # pixels along each side of a patch that are looked at
+_GRID = 12  # frames are compared as 12×12 patches, so that motion within a patch counts little
+_SAMPLES = 8  # pixels sampled along each side of a patch
 _MIN_CHANGE = 16.0  # grey levels per patch and channel, on average
-_MIN_RATIO = 3.0  # and so many times the largest change of the last frames
+_MIN_RATIO = 3.0  # times the largest change of the last frames
 _MEMORY = 12  # frames
 
 
 class CutDetector:
-    """Feed it every frame in order; it tells the frames with which a new shot starts.
+    """Finds the frames that start a new shot. Takes every frame of a video, in order.
 
-    A cut changes the picture's patches by 16 grey levels or more on average, and three times as much as any of
-    the 12 frames before it did. So shaky, noisy or flickering pictures don't count, nor does a slow fade.
+    At a cut the patches change by at least 16 grey levels on average, and by at least three times as much as in
+    any of the 12 frames before. Slow fades fail the first condition; shaky, noisy and flickering video fails the
+    second.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._previous: np.ndarray | None = None
         self._changes: deque[float] = deque(maxlen=_MEMORY)
 
     def is_cut(self, frame: np.ndarray) -> bool:
-        """Whether a new shot starts with this uint8 (height, width, 3) frame."""
+        """Whether this uint8 (height, width, 3) frame starts a new shot."""
         patches = _patches(frame)
         if self._previous is None:
             self._previous = patches
@@ -39,7 +40,7 @@ class CutDetector:
 
 
 def _patches(frame: np.ndarray) -> np.ndarray:
-    """Mean colours float32 (12, 12, 3), from a sparse sample of the pixels."""
+    """Mean colours, float32 (12, 12, 3), of a sparse sample of the pixels."""
     side = _GRID * _SAMPLES
     rows = np.linspace(0, frame.shape[0] - 1, side).astype(int)
     columns = np.linspace(0, frame.shape[1] - 1, side).astype(int)

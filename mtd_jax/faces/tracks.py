@@ -1,4 +1,4 @@
-"""Face boxes of single frames joined to tracks: one face through one shot. Pure NumPy."""
+"""Links the face boxes of single frames to tracks: one face through one shot. Pure NumPy."""
 
 import bisect
 import dataclasses
@@ -14,7 +14,7 @@ class FaceTrack:
     """One face in consecutive frames of the 25 fps grid.
 
     Attributes:
-      start: its first frame.
+      start: the first frame.
       boxes: float32 (frames, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
     """
 
@@ -23,18 +23,19 @@ class FaceTrack:
 
     @property
     def end(self) -> int:
-        """One past its last frame."""
+        """One past the last frame."""
         return self.start + len(self.boxes)
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The middle (median) of its boxes, side by side."""
-        return tuple(float(side) for side in np.median(self.boxes, axis=0))
+        """The median box: x0, y0, x1, y1, each the median over the frames."""
+        x0, y0, x1, y1 = (float(side) for side in np.median(self.boxes, axis=0))
+        return x0, y0, x1, y1
 
 
 @dataclasses.dataclass(frozen=True)
 class DroppedTrack:
-    """A face that isn't measured: frames start … end − 1, and why."""
+    """A face that is not measured: frames start … end − 1, and the reason."""
 
     start: int
     end: int
@@ -46,8 +47,8 @@ class LinkSettings:
     """How detections become tracks.
 
     Attributes:
-      min_iou: a face goes on where boxes of two detections overlap by this intersection over union or more.
-      max_gap: it may be missed in between, as long as two detections are at most so many frames apart.
+      min_iou: two boxes belong to the same face if their intersection over union is at least this.
+      max_gap: a track ends when its face is not detected again within this many frames.
       min_frames: shorter tracks are dropped.
     """
 
@@ -59,37 +60,38 @@ class LinkSettings:
 def link(
     detections: Mapping[int, np.ndarray], cuts: Sequence[int], settings: LinkSettings
 ) -> tuple[list[FaceTrack], list[DroppedTrack]]:
-    """Joins the boxes of searched frames to tracks; the frames in between get interpolated boxes.
+    """Links the boxes of searched frames to tracks and interpolates the boxes of the frames in between.
 
-    At each searched frame the pairs of a track and a box that overlap most are joined first. A track ends with
-    its last detection.
+    Matching is greedy: in each searched frame, the track and the box with the largest overlap are linked first. A
+    track ends with its last detection.
 
     Args:
-      detections: frame → float32 (faces, 5), boxes and scores; an empty array where none was found.
-      cuts: the frames with which a new shot starts, rising. No track goes across.
-      settings: see there.
+      detections: frame → float32 (faces, 5), boxes and scores; an empty array if no face was found.
+      cuts: the first frame of each new shot, in increasing order. No track crosses a cut.
+      settings: see `LinkSettings`.
 
     Returns:
-      The tracks, by start and then from left to right, and those dropped.
+      The tracks, sorted by start and then from left to right, and the dropped ones.
     """
     open_tracks: list[dict[int, np.ndarray]] = []
-    ended = []
+    ended: list[dict[int, np.ndarray]] = []
     for frame in sorted(detections):
         shot = bisect.bisect_right(cuts, frame)
         still_open = []
         for track in open_tracks:
             last = max(track)
-            goes_on = bisect.bisect_right(cuts, last) == shot and frame - last <= settings.max_gap
-            (still_open if goes_on else ended).append(track)
+            continues = bisect.bisect_right(cuts, last) == shot and frame - last <= settings.max_gap
+            (still_open if continues else ended).append(track)
         boxes = detections[frame][:, :4]
-        joined = _match(np.array([track[max(track)] for track in still_open]), boxes, settings.min_iou)
+        matches = _match(np.array([track[max(track)] for track in still_open]), boxes, settings.min_iou)
         for number, box in enumerate(boxes):
-            if number in joined:
-                still_open[joined[number]][frame] = box
+            if number in matches:
+                still_open[matches[number]][frame] = box
             else:
                 still_open.append({frame: box})
         open_tracks = still_open
-    tracks, dropped = [], []
+    tracks: list[FaceTrack] = []
+    dropped: list[DroppedTrack] = []
     for track in ended + open_tracks:
         start, end = min(track), max(track) + 1
         if end - start < settings.min_frames:
@@ -113,32 +115,33 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def faceless(tracks: Sequence[FaceTrack], num_frames: int) -> list[tuple[int, int]]:
-    """The stretches (start, end) of a video in which no track runs."""
-    stretches, seen = [], 0
+    """The intervals [start, end), in frames, that no track covers."""
+    intervals: list[tuple[int, int]] = []
+    seen = 0
     for track in sorted(tracks, key=lambda track: track.start):
         if track.start > seen:
-            stretches.append((seen, track.start))
+            intervals.append((seen, track.start))
         seen = max(seen, track.end)
     if seen < num_frames:
-        stretches.append((seen, num_frames))
-    return stretches
+        intervals.append((seen, num_frames))
+    return intervals
 
 
 def _match(tracked: np.ndarray, found: np.ndarray, min_iou: float) -> dict[int, int]:
-    """Number of the found box → number of the track it continues, best overlaps first."""
-    joined: dict[int, int] = {}
+    """Index of a found box → index of the track that it continues, largest overlap first."""
+    matches: dict[int, int] = {}
     if not len(tracked) or not len(found):
-        return joined
+        return matches
     overlap = iou(tracked, found)
     while overlap.max() >= min_iou:
         track, box = np.unravel_index(np.argmax(overlap), overlap.shape)
-        joined[int(box)] = int(track)
+        matches[int(box)] = int(track)
         overlap[track] = overlap[:, box] = -1
-    return joined
+    return matches
 
 
 def _interpolate(track: dict[int, np.ndarray], start: int, end: int) -> np.ndarray:
-    """Boxes float32 (end − start, 4) for every frame, straight lines between the detections."""
+    """A box for every frame, float32 (end − start, 4), linearly interpolated between the detections."""
     frames = sorted(track)
     sides = np.array([track[frame] for frame in frames])
     wanted = np.arange(start, end)

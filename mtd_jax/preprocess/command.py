@@ -4,20 +4,17 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from mtd_jax.errors import UserError
 from mtd_jax.faces.detect import search_on_one_thread
 from mtd_jax.faces.search import FindSettings, face_source
-from mtd_jax.preprocess.clashes import find_clashes
 from mtd_jax.preprocess.manifest import (
     STATE,
     SUMMARY,
     check_list_name,
     read_lines,
-    read_records,
     shared_with,
     update_list,
     write_lines,
@@ -31,7 +28,7 @@ _source = functools.cache(face_source)  # one detector per process
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What came of the videos, by their names, or by their paths where several have the same name.
+    """What became of the videos, by their names.
 
     Attributes:
       clips: names of the clips of these videos.
@@ -64,9 +61,9 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
                workers: int | None = None, progress: bool = True) -> Summary:  # fmt: skip
     """Writes `<output>/<speaker>/<clip>/{0.jpg, …, audio.wav}` and `<output>/<list_name>.txt`.
 
-    A video gives one clip per face track: named like the video if it is the only one, else `…_track1`, `…_track2`.
-    An interrupted run goes on where it stopped; changed settings or videos are done anew; videos that fail are
-    passed over, and tried again by the next run. So are videos whose clips would overwrite those of others.
+    A video gives one clip per face track, named `<video>.t1`, `<video>.t2`, … An interrupted run resumes where it
+    stopped; videos that changed, or whose settings did, are processed again; videos that fail are skipped, and
+    tried again by the next run. So are videos whose clips would overwrite what an earlier run made of another one.
 
     Several runs may share a folder: with other list names for validation and test clips, or with the same one,
     to which the clips of further videos are added then. (A list is started anew by deleting it first.)
@@ -85,8 +82,8 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
       The summary of this run, which is also in `<output>/<list_name>_summary.txt`.
 
     Raises:
-      UserError: no videos, an output folder that holds something else or cannot be written, no such detector, or
-        no video that gives a clip.
+      UserError: no videos, two videos of one name, an output folder that holds something else or cannot be
+        written, no such detector, or no video that gives a clip.
     """
     if workers is not None and workers < 1:
         raise UserError(f"expected workers ≥ 1, got {workers}")
@@ -102,44 +99,31 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
         (output / STATE).mkdir(parents=True, exist_ok=True)
         list_file = output / f"{list_name}.txt"
         read_lines(list_file)  # nor does a file of another kind under this name waste it
-        done = [r for r in read_records(output) if any((output / clip).is_dir() for clip in r.clips)]
-        clashes = find_clashes(named, done)
-        jobs = {
-            place: Job(name, path, output, faces, all_faces, find or FindSettings())
-            for place, (name, path) in enumerate(named)
-            if place not in clashes
-        }
-        by_name = dict(_run(list(jobs.values()), workers, progress))
+        jobs = [Job(name, path, output, faces, all_faces, find or FindSettings()) for name, path in named]
+        done = dict(_run(jobs, workers, progress))
         with contextlib.suppress(OSError):  # another run may be using it
             (output / STATE / "partial").rmdir()
-        outcomes = [
-            by_name[name] if place in jobs else Outcome([], [], f"{path}: {clashes[place]}")
-            for place, (name, path) in enumerate(named)
-        ]
-        clips = [clip for outcome in outcomes for clip in outcome.clips]
-        others = update_list(list_file, by_name, clips)
+        outcomes = {name: done[name] for name, _ in named}  # in their order
+        clips = [clip for outcome in outcomes.values() for clip in outcome.clips]
+        # The lines of a name that an earlier run took for another video stay: they are that one's.
+        ours = [name for name, outcome in outcomes.items() if not outcome.name_is_taken]
+        others = update_list(list_file, ours, clips)
         notes = [f"{list_file.name} also has {others} clips of other videos, from earlier runs"] if others else []
         notes += shared_with(list_file, set(clips))
-        summary = _summarize(named, outcomes, clips, notes)
+        summary = Summary(
+            clips=clips,
+            was_there=[name for name, outcome in outcomes.items() if outcome.was_there],
+            dropped={name: outcome.dropped for name, outcome in outcomes.items() if outcome.dropped},
+            failed={name: outcome.error for name, outcome in outcomes.items() if outcome.error},
+            videos=len(named),
+            notes=notes,
+        )
         write_lines(output / f"{list_name}{SUMMARY}", summary.lines())
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error}") from error
     if not summary.clips:
         raise UserError(f"none of the {len(named)} videos gave a clip: {'; '.join(summary.lines()[1:4])}")
     return summary
-
-
-def _summarize(named: list[tuple[str, Path]], outcomes: list[Outcome], clips, notes) -> Summary:
-    count = Counter(name for name, _ in named)
-    called = [name if count[name] == 1 else str(path) for name, path in named]
-    return Summary(
-        clips=clips,
-        was_there=[name for name, outcome in zip(called, outcomes, strict=True) if outcome.was_there],
-        dropped={name: outcome.dropped for name, outcome in zip(called, outcomes, strict=True) if outcome.dropped},
-        failed={name: outcome.error for name, outcome in zip(called, outcomes, strict=True) if outcome.error},
-        videos=len(named),
-        notes=notes,
-    )
 
 
 def _run(jobs: list[Job], workers: int | None, progress: bool) -> Iterator[tuple[str, Outcome]]:

@@ -8,10 +8,12 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from mtd_jax.data.list_file import read_list
 from mtd_jax.errors import UserError
+from mtd_jax.preprocess.videos import video_of
 from mtd_jax.storage import write_text
 
 STATE = ".preprocess"
@@ -22,7 +24,7 @@ class Record:
     """One finished video.
 
     Attributes:
-      name: what its clips are called after.
+      name: of the video, see `videos.list_videos`.
       video: its path.
       size, mtime_ns: of the file then.
       settings: with which it was done.
@@ -38,55 +40,28 @@ class Record:
     clips: list[str]
     dropped: list[str]
 
-    def is_of(self, video: Path) -> bool:
-        """Whether this file was done, under this path or, unchanged, under another."""
-        if self.video == os.fspath(video):
-            return True
-        try:
-            stat = video.stat()
-        except OSError:
-            return False
+    def is_unchanged(self, stat: os.stat_result) -> bool:
+        """Whether a file has the size and the time of this one then."""
         return (self.size, self.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
 def read_record(output: Path, name: str) -> Record | None:
     """The record of a video; None if it isn't finished."""
-    return _read(_file(output, name))
-
-
-def read_records(output: Path) -> Iterator[Record]:
-    """All records."""
-    for path in sorted((output / STATE / "videos").rglob("*.json")):
-        if record := _read(path):
-            yield record
+    try:
+        return Record(**json.loads(_file(output, name).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def write_record(output: Path, record: Record) -> None:
     """Writes a record, whole or not at all."""
     path = _file(output, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(dataclasses.asdict(record)))
-    unfinished.replace(path)
+    write_text(path, json.dumps(dataclasses.asdict(record)))
 
 
 def _file(output: Path, name: str) -> Path:
     return output / STATE / "videos" / f"{name}.json"
-
-
-def _read(path: Path) -> Record | None:
-    try:
-        return Record(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-_TRACK = re.compile(r"_track\d+$")
-
-
-def video_of(clip: str) -> str:
-    """Name of the video that has a clip of this name among several tracks; else the name itself."""
-    return _TRACK.sub("", clip)
 
 
 # List files of a data set: a clip's name first on each line. Several runs may add to one.
@@ -116,8 +91,7 @@ def update_list(path: Path, videos: Collection[str], clips: Sequence[str]) -> in
     new, others, old = dict.fromkeys(clips), 0, []
     for line in read_lines(path):
         clip = line.split()[0]
-        of_this_run = clip in videos or video_of(clip) in videos
-        if clip in new or not of_this_run:
+        if clip in new or video_of(clip) not in videos:
             old.append(line)
             others += clip not in new
             new.pop(clip, None)
@@ -143,10 +117,5 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list that aren't blank; none if there is no such file."""
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no list of clips; move it away") from error
+    """The lines of a list that are not blank; none if there is no file. Raises `UserError` if it is no text."""
+    return [line for _, line in read_list(path)] if path.exists() else []

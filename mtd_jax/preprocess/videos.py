@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from mtd_jax.data.list_file import read_list
 from mtd_jax.errors import UserError
 
 SUFFIXES = frozenset(
@@ -40,7 +41,7 @@ def videos_in(folder: str | os.PathLike) -> list[Path]:
 
 
 def list_videos(videos: str | os.PathLike) -> list[tuple[str, Path]]:
-    """The videos to preprocess: (name for its clips, file), in order; names may clash, see `clashes.py`.
+    """The videos to preprocess, in order: (name, file). No two have the same name.
 
     Args:
       videos: a folder, searched for video files in all its folders; or a text file with a video per line, relative
@@ -49,11 +50,12 @@ def list_videos(videos: str | os.PathLike) -> list[tuple[str, Path]]:
 
     Returns:
       Names are the paths below the folder (of the list), without suffix and with _ for white space:
-      `speaker/clip` for speaker/clip.mp4. A video that lies in it directly, or elsewhere, is called
-      `<its folder>/<its name>`.
+      `speaker/clip` for speaker/clip.mp4. A video directly in it, or elsewhere, is called
+      `<its folder>/<its name>`. No folder in a name ends in .t1, .t2, … as clips do (`clip_name`), so no clip is
+      stored inside another.
 
     Raises:
-      UserError: nothing there, or a listed file is missing.
+      UserError: nothing there, a listed file is missing, or two videos would have the same name.
     """
     videos = Path(videos)
     if videos.is_dir():
@@ -64,18 +66,29 @@ def list_videos(videos: str | os.PathLike) -> list[tuple[str, Path]]:
         paths = _read_list(videos, root)
     else:
         raise UserError(f"{videos}: no such file; expected a folder of videos, or a list of them")
-    return [(_name(path, root), path) for path in dict.fromkeys(paths)]
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = _name(path, root)
+        if named.setdefault(name, path) != path:
+            raise UserError(
+                f"{named[name]} and {path} would give clips of one name ({name}): rename one of the two"
+            )
+    return list(named.items())
+
+
+def clip_name(video: str, track: int) -> str:
+    """Name of the clip of a video's face track, counted from 1. No two (video, track) have the same."""
+    return f"{video}.t{track}"
+
+
+def video_of(clip: str) -> str:
+    """Name of the video that a clip is of."""
+    return re.sub(r"\.t\d+$", "", clip)
 
 
 def _read_list(path: Path, root: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a folder of videos, or a text file that lists them") from error
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_list(path, expected="a folder of videos, or a text file that lists them"):
         candidates = [root / line.strip(), root / f"{line.split()[0]}.mp4"]
         existing = [candidate for candidate in candidates if os.path.lexists(candidate) and not candidate.is_dir()]
         if not existing:
@@ -91,4 +104,5 @@ def _name(path: Path, root: Path) -> str:
     if len(inside.parts) == 1:
         inside = Path(path.parent.name or "videos", path.name)
     # Lone surrogates stand for bytes that are no UTF-8; a list file could not hold them.
-    return re.sub(r"[\s\ud800-\udfff]", "_", str(PurePosixPath(inside.with_suffix(""))))
+    name = re.sub(r"[\s\ud800-\udfff]", "_", str(PurePosixPath(inside.with_suffix(""))))
+    return re.sub(r"\.(t\d+)(?=/)", r"_\1", name)

@@ -27,10 +27,11 @@ from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
 from mtd_jax.faces.tracks import DroppedTrack, FaceTrack
 from mtd_jax.preprocess.manifest import STATE, Record, read_record, write_record
+from mtd_jax.preprocess.videos import clip_name
 from mtd_jax.video.container import read_head
 from mtd_jax.video.decode import open_video
 
-_VERSION = 2  # raise when the same settings give other clips
+_VERSION = 3  # raise when the same settings give other clips
 _JPEG_QUALITY = 95
 _LONGEST_NAME = 230  # bytes; file systems take 255, and suffixes are added
 
@@ -65,12 +66,14 @@ class Outcome:
       dropped: what was left out and why, a line each.
       error: why the file cannot be used at all; empty if it can.
       was_there: whether an earlier run had done it.
+      name_is_taken: whether there are clips of another video under its name.
     """
 
     clips: list[str]
     dropped: list[str]
     error: str = ""
     was_there: bool = False
+    name_is_taken: bool = False
 
 
 def write_clips(job: Job, source: FaceDetector | list[FaceBox]) -> Outcome:
@@ -86,8 +89,8 @@ def write_clips(job: Job, source: FaceDetector | list[FaceBox]) -> Outcome:
         if len(os.fsencode(Path(job.name).name)) > _LONGEST_NAME:
             raise UserError(f"{job.video}: its name is too long to name folders after it, rename it")
         stat = job.video.stat()
-        if done := _finished(job, stat):
-            return done
+        if earlier := _earlier(job, stat):
+            return earlier
         outcome = _extract(job, source, partial)
     except OutputError:
         raise
@@ -108,18 +111,28 @@ def write_clips(job: Job, source: FaceDetector | list[FaceBox]) -> Outcome:
                 dropped=outcome.dropped,
             ),
         )
-    except OSError as error:
+    except (OSError, UserError) as error:
         raise OutputError(f"cannot write to {job.output}: {error}") from error
     return outcome
 
 
-def _finished(job: Job, stat: os.stat_result) -> Outcome | None:
-    """What an earlier run wrote, if it is complete and still what this one would write; else it is removed."""
+def _earlier(job: Job, stat: os.stat_result) -> Outcome | None:
+    """What an earlier run wrote, if it is complete and still what this one would write; else it is removed.
+
+    An error if it is of another video that had the same name.
+    """
     record = read_record(job.output, job.name)
     if record is None:
         return None
-    same = (record.size, record.mtime_ns, record.settings) == (stat.st_size, stat.st_mtime_ns, job.settings)
-    if same and all((job.output / clip / AUDIO_FILE).is_file() for clip in record.clips):
+    unchanged = record.is_unchanged(stat)
+    clips = [clip for clip in record.clips if (job.output / clip).is_dir()]
+    if clips and not unchanged and record.video != os.fspath(job.video):
+        error = (
+            f"{job.video}: an earlier run made {', '.join(clips)} from {record.video}: rename it, or delete them"
+        )
+        return Outcome([], [], error, name_is_taken=True)
+    complete = all((job.output / clip / AUDIO_FILE).is_file() for clip in record.clips)
+    if unchanged and complete and record.settings == job.settings:
         return Outcome(record.clips, record.dropped, was_there=True)
     for clip in record.clips:
         shutil.rmtree(job.output / clip, ignore_errors=True)
@@ -134,7 +147,7 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
     sound = video.waveform()
     usable, dropped = choose_tracks(found, sound, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
     lines = [f"left out {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings
-    names = [job.name] if len(usable) == 1 else [f"{job.name}_track{n}" for n in range(1, len(usable) + 1)]
+    names = [clip_name(job.name, track) for track in range(1, len(usable) + 1)]
     try:
         shutil.rmtree(partial, ignore_errors=True)
         folders = [partial / str(number) for number in range(len(usable))]

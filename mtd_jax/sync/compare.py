@@ -66,7 +66,7 @@ def read_contents(path: Path, span: float) -> Contents:
     with open_container(path) as container:
         video, audio = video_stream(container, path), container.streams.best("audio")
         has_chapters = bool(container.chapters())
-        frame = next(decoded(container, video, Faults("picture")), None)
+        frame = next(decoded(container, video, Faults("video")), None)
         if frame is None:
             raise UserError(f"{path}: no frame could be decoded from its video stream")
         matrix = _UPRIGHT

@@ -1,7 +1,7 @@
 """Synthetic talking faces: speakers and clips drawn from a seed, in memory.
 
-One utterance drives both the voice and the mouth, so picture and sound belong together as in a real recording.
-Everything follows from (seed, speaker, index): the same numbers give the same bytes.
+One utterance drives both the voice and the mouth, so video and audio are in sync as in a real recording. All of it
+is a function of (seed, speaker, index): the same numbers give the same bytes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mtd_jax.synthetic.voice import Voice, sample_voice, speak
 from mtd_jax.video.write import delay
 
 PORTRAIT_SIZE = 256
-_PORTRAIT_FACE = 128  # height of the face box in a portrait, pixels
+_PORTRAIT_FACE = 128  # height of the face box in a portrait, in pixels
 _PORTRAIT_TOP = 62  # rows above it
 
 
@@ -33,10 +33,12 @@ class Speaker:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A clip before the camera: everything that fixes its pixels and samples.
+    """A clip before rendering: everything that determines its pixels and samples.
 
     Attributes:
       name: `speaker/clip`.
+      speaker: who speaks.
+      scene: head motion, light and camera.
       visemes: float32 (frames, 6), see `speech.VISEMES`.
       waveform: int16 (640 · frames,).
     """
@@ -50,13 +52,17 @@ class Recording:
 
 @functools.lru_cache(maxsize=64)
 def sample_speaker(seed: int, speaker: int) -> Speaker:
-    """Draws speaker number `speaker` of a corpus."""
+    """Draws speaker number `speaker` of the corpus with this seed."""
     rng = np.random.default_rng([seed, speaker, 0])
     return Speaker(sample_voice(rng), sample_face(rng), clarity=float(rng.uniform(0.85, 1.1)))
 
 
 def record(seed: int, speaker: int, index: int, seconds: float) -> Recording:
-    """Draws clip number `index` of a speaker; `seconds` is rounded to whole frames."""
+    """Draws clip number `index` of a speaker; `seconds` is rounded to whole frames.
+
+    Raises:
+      UserError: a negative number, or less than one frame.
+    """
     num_frames = round(seconds * FPS)
     if seed < 0 or speaker < 0 or index < 0 or num_frames < 1:
         got = f"{seed}, {speaker}, {index}, {seconds} s"
@@ -70,18 +76,21 @@ def record(seed: int, speaker: int, index: int, seconds: float) -> Recording:
 
 
 def clip_name(speaker: int, index: int) -> str:
-    """The name of a clip, also its folder in the LRS2 layout."""
+    """The name of a clip, which is also its folder in the LRS2 layout."""
     return f"speaker{speaker:05d}/{index:05d}"
 
 
 def synthetic_clip(seed: int, speaker: int, index: int, seconds: float = 4.0) -> Clip:
-    """Draws one clip, wholly in memory: what the corpus on disk holds, but for JPEG's losses.
+    """Draws one clip in memory. It equals the clip of the corpus on disk, except for JPEG compression.
 
     Args:
       seed: of the corpus, ≥ 0.
-      speaker: number of the speaker, ≥ 0: face and voice.
+      speaker: number of the speaker, ≥ 0; determines face and voice.
       index: number of the speaker's clip, ≥ 0.
       seconds: length, rounded to whole frames of 40 ms.
+
+    Raises:
+      UserError: as `record`.
     """
     recording = record(seed, speaker, index, seconds)
     frames = render(recording.speaker.face, recording.visemes, recording.scene, first_row=FACE_SIZE // 2)
@@ -89,10 +98,10 @@ def synthetic_clip(seed: int, speaker: int, index: int, seconds: float = 4.0) ->
 
 
 def portrait(recording: Recording) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Films the recording from further away: head and shoulders.
+    """Renders the recording from further away, with head and shoulders.
 
     Returns:
-      uint8 (frames, 256, 256, 3), and the box (x0, y0, x1, y1) in pixels that the face crop corresponds to.
+      uint8 (frames, 256, 256, 3) RGB, and the box (x0, y0, x1, y1), in pixels, of the face crop.
     """
     face = recording.speaker.face
     scale_y = _PORTRAIT_FACE / FACE_SIZE
@@ -110,8 +119,8 @@ def portrait(recording: Recording) -> tuple[np.ndarray, tuple[int, int, int, int
 
 
 def shift_audio(waveform: np.ndarray, frames: int) -> np.ndarray:
-    """Makes the audio early by `frames` video frames (late if negative): its content moves that much earlier.
+    """Makes the audio early by `frames` video frames (late if negative).
 
-    Length is kept; silence moves in. A detector should then report an offset of `+frames`.
+    Keeps the length; silence fills the gap. A detector should then report an offset of `+frames`.
     """
     return delay(waveform, -frames * SAMPLES_PER_FRAME)

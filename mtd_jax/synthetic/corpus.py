@@ -16,14 +16,16 @@ from mtd_jax.synthetic.render import render
 from mtd_jax.video.write import write_mp4
 from mtd_jax.workers import Crashed, run_jobs
 
-_GENERATOR = 1  # raise when the same settings give other clips, so that an old corpus isn't taken for a new one
+_GENERATOR = 1  # version; increment when the same settings yield different clips, so that no old corpus is reused
 _JPEG_QUALITY = 90
 _SETTINGS_FILE = "corpus.json"
-_IN_PROCESS_CLIPS = 16  # fewer clips aren't worth the start of worker processes
+_IN_PROCESS_CLIPS = 16  # for fewer clips, starting worker processes takes longer than it saves
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
+    """One clip to write under `root`; `mp4`: also as a video file."""
+
     root: Path
     seed: int
     speaker: int
@@ -41,25 +43,26 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
                workers: int | None = None, progress: bool = True) -> Path:  # fmt: skip
     """Writes a corpus of synthetic talking faces.
 
-    Layout: `<output>/<speaker>/<clip>/{0.jpg, 1.jpg, …, audio.wav}`, `train.txt`, `val.txt`, `test.txt` with
-    disjoint speakers, `corpus.json` with the settings, and `mp4/<speaker>/<clip>.mp4` beside a `.json` with the
-    face box for the first `mp4_clips` clips of the test list. The folder appears when it is complete.
+    Layout (docs/method.md, section 7): `<output>/<speaker>/<clip>/{0.jpg, 1.jpg, …, audio.wav}`; `train.txt`,
+    `val.txt` and `test.txt` with disjoint speakers; `corpus.json` with the settings; and for the first `mp4_clips`
+    clips of the test list `mp4/<speaker>/<clip>.mp4`, with the face box in a `.json` of the same name. The folder
+    appears only when it is complete.
 
     Args:
-      output: a new or empty folder. A complete corpus of the same settings is left as it is.
-      seed: fixes every byte of the JPEG and WAV files.
+      output: a new or empty folder. A complete corpus with the same settings stays as it is.
+      seed: determines every byte of the JPEG and WAV files.
       train_clips, val_clips, test_clips: clips per list.
       seconds: length of each clip.
       clips_per_speaker: how many clips show the same speaker.
       mp4_clips: how many test clips are also written as .mp4.
-      workers: processes; None = one per CPU core, for a corpus worth it.
+      workers: number of processes; None = one per CPU core, or this process alone for a small corpus.
       progress: show a progress bar on stderr.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: impossible settings; the folder holds something else; the disk refuses.
+      UserError: impossible settings, the folder contains something else, or it cannot be written.
     """
     output = Path(output)
     counts = {"train": train_clips, "val": val_clips, "test": test_clips}
@@ -73,13 +76,15 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
         target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target) as scratch:
         scratch.mkdir()
-        lists, tasks, first_speaker = {}, [], 0
+        lists: dict[str, list[_Task]] = {}
+        tasks: list[_Task] = []
+        first_speaker = 0
         for name, count in counts.items():
-            films = mp4_clips if name == "test" else 0
+            videos = mp4_clips if name == "test" else 0
             lists[name] = []
             for number in range(count):
                 speaker, index = divmod(number, clips_per_speaker)
-                task = _Task(Path(scratch), seed, first_speaker + speaker, index, seconds, mp4=number < films)
+                task = _Task(Path(scratch), seed, first_speaker + speaker, index, seconds, mp4=number < videos)
                 lists[name].append(task)
             tasks += lists[name]
             first_speaker += -(-count // clips_per_speaker)
@@ -91,7 +96,15 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
     return output
 
 
-def _check(counts: dict, seed: int, seconds: float, clips_per_speaker: int, mp4_clips: int, workers) -> None:
+def _check(
+    counts: dict[str, int],
+    seed: int,
+    seconds: float,
+    clips_per_speaker: int,
+    mp4_clips: int,
+    workers: int | None,
+) -> None:
+    """Raises `UserError` for impossible settings."""
     if min(counts.values()) < 0 or sum(counts.values()) < 1:
         raise UserError(f"expected clip counts ≥ 0 and at least one clip, got {counts}")
     if not 1 / FPS <= seconds <= 3600:
@@ -104,8 +117,12 @@ def _check(counts: dict, seed: int, seconds: float, clips_per_speaker: int, mp4_
         raise UserError(f"expected mp4_clips between 0 and test_clips ({counts['test']}), got {mp4_clips}")
 
 
-def _is_done(output: Path, settings: dict) -> bool:
-    """Whether the corpus is there already; refuses a folder that holds anything else."""
+def _is_done(output: Path, settings: dict[str, int | float]) -> bool:
+    """Whether the folder already contains this corpus.
+
+    Raises:
+      UserError: it contains anything else.
+    """
     if not output.exists():
         return False
     if not output.is_dir():
@@ -115,11 +132,11 @@ def _is_done(output: Path, settings: dict) -> bool:
     try:
         found = json.loads((output / _SETTINGS_FILE).read_text())
     except (OSError, ValueError):
-        raise UserError(f"{output} is not empty and holds no synthetic corpus: choose another folder") from None
+        raise UserError(f"{output} is not empty and contains no synthetic corpus: choose another folder") from None
     if found != settings:
         raise UserError(
-            f"{output} holds a corpus of other settings, {json.dumps(found)}, wanted {json.dumps(settings)}: "
-            "delete it or choose another folder"
+            f"{output} contains a corpus with other settings, {json.dumps(found)}, "
+            f"expected {json.dumps(settings)}: delete it or choose another folder"
         )
     return True
 
@@ -129,10 +146,12 @@ def _run(tasks: list[_Task], workers: int | None, progress: bool) -> None:
     if workers is None and len(tasks) < _IN_PROCESS_CLIPS:
         workers = 1
     for task, result in run_jobs(
-        _write_clip, tasks, workers=workers, what="synthesising clips", progress=progress
+        _write_clip, tasks, workers=workers, what="synthesizing clips", progress=progress
     ):
         if isinstance(result, Crashed):
-            raise UserError(f"the worker that wrote {task.name} died (out of memory?): try fewer workers")
+            raise UserError(
+                f"the worker process that wrote {task.name} crashed (out of memory?): try fewer workers"
+            )
 
 
 def _write_clip(task: _Task) -> None:
@@ -145,8 +164,8 @@ def _write_clip(task: _Task) -> None:
         (folder / f"{index}.jpg").write_bytes(jpeg)
     soundfile.write(folder / "audio.wav", recording.waveform, SAMPLE_RATE, subtype="PCM_16")
     if task.mp4:
-        film = task.root / "mp4" / f"{task.name}.mp4"
-        film.parent.mkdir(parents=True, exist_ok=True)
-        pictures, box = portrait(recording)
-        write_mp4(film, pictures, recording.waveform)
-        film.with_suffix(".json").write_text(json.dumps({"box": list(box), "audio_delay_samples": 0}) + "\n")
+        video = task.root / "mp4" / f"{task.name}.mp4"
+        video.parent.mkdir(parents=True, exist_ok=True)
+        frames, box = portrait(recording)
+        write_mp4(video, frames, recording.waveform)
+        video.with_suffix(".json").write_text(json.dumps({"box": list(box), "audio_delay_samples": 0}) + "\n")

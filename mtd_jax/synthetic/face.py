@@ -1,14 +1,16 @@
-"""The still part of a synthetic face: its shape, its skin and everything but the lips, as a texture.
+"""The static part of a synthetic face, everything but the mouth, as a texture.
 
-Face coordinates: the tight face crop is the square 0 ≤ x, y ≤ 96, one unit = one pixel of a 96×96 crop;
-the eyes are near y = 39, the mouth near y = 74, the chin near y = 97. A real tight box is taller than wide,
-so a unit of x is shorter than a unit of y (`Face.aspect`).
+Face coordinates: the tight face crop is the square 0 ≤ x, y ≤ 96, and one unit is one pixel of a 96×96 crop. The
+eyes are near y = 39, the mouth near y = 74 and the chin near y = 97. A real tight box is taller than wide, so a
+unit of x is shorter than a unit of y (`Face.aspect`).
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 _CENTRE_X = 48.0
 CHIN_Y = 97.0
@@ -16,16 +18,16 @@ CHIN_Y = 97.0
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """Looks of one speaker: colours RGB in [0, 1], lengths in face units. Hashable: textures are kept by it."""
+    """A speaker's looks: colours are RGB in [0, 1], lengths in face units. Hashable: textures are cached by it."""
 
     seed: int
-    aspect: float  # width of a face unit over its height
+    aspect: float  # width / height of a face unit
     skin: tuple[float, float, float]
     lips: tuple[float, float, float]
     hair: tuple[float, float, float]
     shirt: tuple[float, float, float]
     width: float
-    jaw: float  # exponent of the outline: round to square
+    jaw: float  # exponent of the outline: 2 = an ellipse, larger = squarer
     mouth_y: float
     mouth_width: float  # half width of the lips at rest
     opening: float  # how far the jaw drops
@@ -74,11 +76,12 @@ def sample_face(rng: np.random.Generator) -> Face:
 
 @dataclasses.dataclass(frozen=True)
 class Texture:
-    """A sampled face. Texel (row, column) lies at x = left + column / density, y = top + row / density.
+    """A sampled face. Texel (row, column) is at x = left + column / density, y = top + row / density.
 
     Attributes:
-      albedo: float32 (rows, columns, 4): RGB in [0, 1] times coverage; coverage, 0 = the background shows.
-      normal_x, normal_y: float32 (rows, columns), how far the surface leans right and down.
+      albedo: float32 (rows, columns, 4): RGB in [0, 1] premultiplied by the coverage, then the coverage itself
+        (0 = background).
+      normal_x, normal_y: float32 (rows, columns), how far the surface normal points right and down.
     """
 
     left: float
@@ -91,7 +94,13 @@ class Texture:
 
 @functools.lru_cache(maxsize=4)
 def face_texture(face: Face, extent: tuple[float, float, float, float], density: float) -> Texture:
-    """Paints the face without lips over (left, top, right, bottom), `density` texels per face unit."""
+    """Paints the face without its mouth.
+
+    Args:
+      face: the speaker.
+      extent: left, top, right, bottom in face coordinates.
+      density: texels per face unit.
+    """
     left, top, right, bottom = extent
     x = np.arange(left, right, 1 / density, dtype=np.float32) - np.float32(_CENTRE_X)
     y = np.arange(top, bottom, 1 / density, dtype=np.float32)[:, None]
@@ -107,10 +116,10 @@ def face_texture(face: Face, extent: tuple[float, float, float, float], density:
     def shade(mask: np.ndarray, amount: float) -> None:
         colour[...] *= 1 - np.float32(amount) * mask[..., None]
 
-    def paint(mask: np.ndarray, paint_colour, amount: float = 1.0) -> None:
+    def paint(mask: np.ndarray, paint_colour: npt.ArrayLike, amount: float = 1.0) -> None:
         colour[...] += (np.float32(amount) * mask[..., None]) * (np.asarray(paint_colour, np.float32) - colour)
 
-    # Nose, philtrum and the folds from the nose to the mouth.
+    # Nose, philtrum and the nasolabial folds.
     nose = np.float32(face.nose)
     bridge = _bump(x / (3.5 * nose), (y - 50) / 14)
     tip = _bump(x / (6.5 * nose), (y - 58) / 6)
@@ -129,9 +138,9 @@ def face_texture(face: Face, extent: tuple[float, float, float, float], density:
     grain = _smooth_noise(rng, x, y, (0.8, 1.5))
     paint(hairy * np.clip(0.8 + 0.25 * grain, 0, 1), face.hair, face.beard)
 
-    _paint_eyes(face, side, x, y, paint, shade)
+    _paint_eyes(face, side, y, paint, shade)
 
-    # Outline: face over neck over hair over the background.
+    # The face covers the neck, which covers the hair, which covers the background.
     outline_y = np.where(y < 44, (y - 44) / 56, (y - 44) / (CHIN_Y - 44))
     reach = np.float32(face.width)
     outline = (side / reach) ** face.jaw + np.abs(outline_y) ** face.jaw
@@ -155,14 +164,20 @@ def face_texture(face: Face, extent: tuple[float, float, float, float], density:
 
     lean = np.float32(1.1)
     normal_x = lean * np.clip(x / reach, -1, 1) ** 3 + 0.25 * nose * tip * np.clip(x / 6, -1, 1)
-    normal_x = normal_x * np.clip((120 - y) / 20, 0, 1)  # the head is round, the shoulders less so
+    normal_x = normal_x * np.clip((120 - y) / 20, 0, 1)  # the head is rounder than the shoulders
     normal_y = 0.35 * np.clip((y - 50) / 45, -1, 1) ** 3 + 0.3 * _bump(x / 14, (y - 86) / 4)
     albedo = np.dstack([np.clip(colour, 0, 1) * coverage[..., None], coverage]).astype(np.float32)
     return Texture(left, top, density, albedo, normal_x.astype(np.float32), normal_y.astype(np.float32))
 
 
-def _paint_eyes(face: Face, side, x, y, paint, shade) -> None:
-    """Sockets, eyes, lids and brows. They are mirrored, which no one minds."""
+def _paint_eyes(
+    face: Face,
+    side: np.ndarray,
+    y: np.ndarray,
+    paint: Callable[..., None],
+    shade: Callable[[np.ndarray, float], None],
+) -> None:
+    """Paints sockets, eyes, lids and brows, symmetric about the middle of the face."""
     across, down = side - 20.5, y - 39.0
     shade(_bump(across / 12, (down + 2) / 7), 0.16)
     open_eye = _step((1 - (across / 8.2) ** 2 - (down / 3.4) ** 2) * 3)
@@ -179,21 +194,22 @@ def _paint_eyes(face: Face, side, x, y, paint, shade) -> None:
 
 
 def _colour(values: np.ndarray) -> tuple[float, float, float]:
-    return tuple(float(v) for v in np.clip(values, 0, 1))
+    red, green, blue = (float(v) for v in np.clip(values, 0, 1))
+    return red, green, blue
 
 
 def _step(distance: np.ndarray) -> np.ndarray:
-    """0 outside, 1 inside, a ramp one unit wide between."""
+    """0 outside, 1 inside, with a ramp one unit wide in between."""
     return np.clip(distance + np.float32(0.5), 0, 1)
 
 
 def _bump(*offsets: np.ndarray) -> np.ndarray:
-    """A Gaussian hill of standard deviation 1/√2 around the point where all offsets vanish."""
+    """A Gaussian of standard deviation 1/√2 around the point where all offsets are 0."""
     return np.exp(-sum(np.square(offset) for offset in offsets)).astype(np.float32)
 
 
-def _smooth_noise(rng, x, y, scales) -> np.ndarray:
-    """Value noise of unit order, summed over octaves; the same field at any texel density."""
+def _smooth_noise(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scales: tuple[float, ...]) -> np.ndarray:
+    """Value noise of order 1, summed over scales; the same field at any texel density."""
     total = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for scale in scales:
         lattice = rng.standard_normal((128, 128), dtype=np.float32)  # repeats every 127 cells

@@ -1,4 +1,4 @@
-"""Lips, teeth and tongue of a synthetic face, drawn per pixel from the visemes by implicit curves."""
+"""Draws lips, teeth and tongue of a synthetic face from its visemes, pixel by pixel, with implicit curves."""
 
 import dataclasses
 
@@ -14,16 +14,17 @@ _TOOTH = np.array([1.0, 0.97, 0.88], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """Mouth geometry per frame, each float32 (frames, 1, 1), in face units; y grows downwards from the mouth line.
+    """Mouth geometry per frame. Each array is float32 (frames, 1, 1), in face units; y points down.
 
     Attributes:
-      half_width: from the middle to a lip corner.
-      rise, drop: how far the inner edges of the upper and lower lip have left the mouth line.
-      jaw: how far the lower teeth have.
+      half_width: from the middle of the mouth to a lip corner.
+      rise: distance of the upper lip's inner edge above the mouth line.
+      drop: distance of the lower lip's inner edge below it.
+      jaw: distance of the lower teeth below it.
       upper, lower: thickness of the lips.
-      pucker: 0 … 1, how far the lips are rounded and thrust forward.
-      tongue: 0 … 1, how far the tongue shows.
-      spread: 0 … 1.
+      pucker: 0 … 1, how far the lips are rounded and protruded.
+      tongue: 0 … 1, how visible the tongue is.
+      spread: 0 … 1, how far the lip corners are pulled apart.
     """
 
     half_width: np.ndarray
@@ -37,12 +38,12 @@ class Pose:
     spread: np.ndarray
 
     def frames(self, block: slice) -> "Pose":
-        """A stretch of the frames."""
+        """The pose in a block of frames."""
         return Pose(*(getattr(self, field.name)[block] for field in dataclasses.fields(self)))
 
 
 def pose(face: Face, visemes: np.ndarray) -> Pose:
-    """Turns visemes (frames, 6) into geometry."""
+    """Turns visemes, (frames, 6), into mouth geometry."""
     columns = np.clip(visemes, 0, 1.3).astype(np.float32).T[:, :, None, None]
     opened, spread, pucker, teeth, tongue, press = (columns[VISEMES.index(name)] for name in VISEMES)
     jaw = np.float32(face.opening) * opened
@@ -64,14 +65,16 @@ def pose(face: Face, visemes: np.ndarray) -> Pose:
 
 def draw_mouth(face: Face, pose: Pose, u: np.ndarray, v: np.ndarray, unit: float, shade: np.ndarray,
                canvas: np.ndarray) -> None:  # fmt: skip
-    """Draws the mouth over a stretch of skin.
+    """Draws the mouth over skin.
 
     Args:
-      face, pose: what to draw.
-      u, v: float32 (frames, rows, columns), position right of and below the middle of the mouth line, face units.
-      unit: pixels per face unit: edges are one pixel soft.
-      shade: float32 (3,), light that falls on it, RGB.
-      canvas: float32 (frames, rows, columns, 3), changed in place.
+      face: the speaker.
+      pose: the mouth's geometry.
+      u, v: float32 (frames, rows, columns), position to the right of the middle of the mouth line and below it, in
+        face units.
+      unit: pixels per face unit; edges get a ramp one pixel wide.
+      shade: float32 (3,), RGB of the incident light.
+      canvas: float32 (frames, rows, columns, 3), modified in place.
     """
     lips = np.array(face.lips, np.float32) * shade
     across = np.square(u / pose.half_width)
@@ -79,7 +82,7 @@ def draw_mouth(face: Face, pose: Pose, u: np.ndarray, v: np.ndarray, unit: float
     outer = np.maximum(1 - across, 0)
     round_outer = np.sqrt(outer)
     inner = np.maximum(1 - across * np.float32(1.22), 0)
-    # Spread lips open as a lens, rounded ones as an ellipse.
+    # Spread lips open to the shape of a lens, rounded ones to an ellipse.
     arch = inner + (0.35 + 0.65 * pose.pucker) * (np.sqrt(inner) - inner)
     top_inner = -pose.rise * arch
     low_inner = pose.drop * arch
@@ -96,13 +99,13 @@ def draw_mouth(face: Face, pose: Pose, u: np.ndarray, v: np.ndarray, unit: float
     def paint(mask: np.ndarray, colour: np.ndarray) -> None:
         canvas[...] += mask[..., None] * (colour - canvas)
 
-    # Skin around: the hollow under the lower lip, and creases beside spread corners.
+    # The surrounding skin: the hollow under the lower lip, and creases next to spread corners.
     hollow = np.maximum(1 - np.square((v - low_outer - 2.4) * np.float32(0.4)), 0) * outer
     crease = np.maximum(1 - np.square((np.abs(u) - pose.half_width - 3 + 0.25 * v) * np.float32(0.32)), 0)
     crease *= np.square(np.maximum(1 - np.square(v * np.float32(0.1)), 0)) * (0.04 + 0.17 * pose.spread)
     canvas *= (1 - (0.2 + 0.18 * pose.pucker) * hollow - crease)[..., None]
 
-    # Lips: the upper faces the floor, the lower catches the light on its fullest part.
+    # The upper lip faces down and is darker; the lower lip has a highlight on its fullest part.
     within = np.clip((pose.half_width - np.abs(u)) * np.float32(0.7 * unit) + 0.5, 0, 1)
     lip = below(top_outer) * above(low_outer) * within
     lower_side = np.clip((v - 0.5 * (top_inner + low_inner)) * unit + 0.5, 0, 1)
@@ -111,7 +114,7 @@ def draw_mouth(face: Face, pose: Pose, u: np.ndarray, v: np.ndarray, unit: float
     brightness = 0.8 + lower_side * (0.2 + (0.16 + 0.14 * pose.pucker) * gloss)
     canvas += lip[..., None] * (brightness[..., None] * lips - canvas)
 
-    # Inside: dark, then the teeth, then the tongue.
+    # Back to front: the dark interior, the teeth, the tongue.
     hole = below(top_inner) * above(low_inner)
     closed = np.maximum(1 - np.abs(v) * np.float32(0.9), 0) * np.sqrt(inner)
     hole = np.maximum(hole * (inner > 0), 0.62 * closed * lip * (pose.rise + pose.drop < 1.2))

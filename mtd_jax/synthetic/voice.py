@@ -1,4 +1,4 @@
-"""Source-filter synthesis: the acoustic tracks of an utterance become a 16 kHz waveform (Fant 1960)."""
+"""Source-filter synthesis (Fant 1960): turns the acoustic tracks of an utterance into a 16 kHz waveform."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from mtd_jax.data.clip import SAMPLE_RATE
 from mtd_jax.synthetic.speech import TRACK_RATE
 
 _HOP = 80  # 5 ms
-_WINDOW = 320
+_WINDOW = 320  # samples, 20 ms
 _FFT = 512
 _FORMANT_WIDTHS = (70.0, 90.0, 140.0, 220.0, 300.0)  # Hz
 _UPPER_FORMANTS = (3550.0, 4550.0)  # F4, F5 in Hz
@@ -16,7 +16,16 @@ _UPPER_FORMANTS = (3550.0, 4550.0)  # F4, F5 in Hz
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-    """How a speaker sounds. `tract` scales all formants; `tilt` is the source's extra slope (power of f)."""
+    """How a speaker sounds.
+
+    Attributes:
+      pitch_hz: mean fundamental frequency.
+      pitch_range: size of the intonation's steps, in octaves.
+      tract: scales all formants; shorter vocal tracts have larger values.
+      tilt: the source spectrum falls as frequency^−tilt above 250 Hz.
+      breath: level of the breath noise.
+      rate: speaking rate, as in `utter`.
+    """
 
     pitch_hz: float
     pitch_range: float
@@ -27,7 +36,7 @@ class Voice:
 
 
 def sample_voice(rng: np.random.Generator) -> Voice:
-    """Draws a voice; low voices tend to come with long vocal tracts."""
+    """Draws a voice. Low voices tend to have long vocal tracts."""
     height = rng.uniform()
     return Voice(
         pitch_hz=float(95 * 2.3**height * rng.uniform(0.9, 1.1)),
@@ -40,7 +49,16 @@ def sample_voice(rng: np.random.Generator) -> Voice:
 
 
 def speak(rng: np.random.Generator, voice: Voice, tracks: np.ndarray) -> np.ndarray:
-    """Synthesises `tracks` (milliseconds, 7), see `Utterance.voice`, as int16 (16 · milliseconds,)."""
+    """Synthesises speech.
+
+    Args:
+      rng: the only source of randomness.
+      voice: the speaker.
+      tracks: float64 (milliseconds, 7), see `Utterance.voice`.
+
+    Returns:
+      int16 (16 · milliseconds,), 16 kHz mono, with some background noise.
+    """
     samples = len(tracks) * SAMPLE_RATE // TRACK_RATE
     centres = np.arange(samples // _HOP + 1) * (_HOP * TRACK_RATE // SAMPLE_RATE)
     at_hops = tracks[np.minimum(centres, len(tracks) - 1)].astype(np.float32)
@@ -66,7 +84,7 @@ def speak(rng: np.random.Generator, voice: Voice, tracks: np.ndarray) -> np.ndar
 
 
 def _pulses(rng: np.random.Generator, voice: Voice, samples: int) -> np.ndarray:
-    """Glottal pulses with a random intonation, of equal energy per second at any pitch."""
+    """Glottal pulses with a random intonation. Their energy per second does not depend on the pitch."""
     seconds = samples / SAMPLE_RATE
     knots = rng.normal(0, voice.pitch_range, int(seconds * 2.5) + 3).cumsum()
     knots -= np.linspace(knots[0], knots[-1], len(knots))
@@ -78,7 +96,9 @@ def _pulses(rng: np.random.Generator, voice: Voice, samples: int) -> np.ndarray:
     cycle = np.floor(phase)
     starts = np.flatnonzero(np.diff(cycle, prepend=cycle[:1]))
     step = phase[starts] - phase[starts - 1]
-    late = (phase[starts] - cycle[starts]) / step  # by how much of a sample the pulse precedes its sample
+    late = (
+        phase[starts] - cycle[starts]
+    ) / step  # the fraction of a sample by which the pulse precedes its sample
     height = 1 / np.sqrt(step)
     pulses = np.zeros(samples, np.float32)
     pulses[starts] = height * (1 - late)
@@ -87,7 +107,7 @@ def _pulses(rng: np.random.Generator, voice: Voice, samples: int) -> np.ndarray:
 
 
 def _formant_gain(formants: np.ndarray, hertz: np.ndarray) -> np.ndarray:
-    """Magnitude of five resonances in cascade, (hops, bins)."""
+    """Magnitude response of five resonances in cascade, float32 (hops, bins)."""
     gain = np.ones((len(formants), len(hertz)), np.float32)
     squared = hertz**2
     tract = formants[:, 2:3] * 0 + 1
@@ -101,19 +121,21 @@ def _formant_gain(formants: np.ndarray, hertz: np.ndarray) -> np.ndarray:
 
 
 def _equaliser(rng: np.random.Generator, hertz: np.ndarray) -> np.ndarray:
-    """Microphone and room: a smooth random curve of a few dB."""
+    """The response of microphone and room: a smooth random curve of a few dB, float32 (bins,)."""
     position = np.log2(1 + hertz / 150) / np.log2(1 + 8000 / 150)
-    decibels = sum(rng.normal(0, 2.2) * np.cos(np.pi * k * position) for k in (1, 2, 3, 4))
+    decibels = np.zeros_like(position)
+    for k in (1, 2, 3, 4):
+        decibels += rng.normal(0, 2.2) * np.cos(np.pi * k * position)
     return (10 ** (decibels / 20)).astype(np.float32)
 
 
 def _room(rng: np.random.Generator, hertz: np.ndarray) -> np.ndarray:
-    """Spectrum of the background noise: anything between white and brown."""
+    """Spectrum of the background noise, anything between white and brown, float32 (bins,)."""
     return ((1 + hertz / 120) ** -rng.uniform(0, 1.2)).astype(np.float32)
 
 
 def _frames(signal: np.ndarray) -> np.ndarray:
-    """Spectra of Hann windows centred on every hop, complex64 (hops, bins)."""
+    """Short-time spectra with a Hann window centred on each hop, complex64 (hops, bins)."""
     padded = np.pad(signal, _WINDOW // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)).astype(np.float32)
@@ -124,10 +146,10 @@ def _frames(signal: np.ndarray) -> np.ndarray:
 
 
 def _overlap_add(spectra: np.ndarray, samples: int) -> np.ndarray:
-    """Inverse of `_frames`: the Hann windows, four deep, sum to 2."""
+    """The inverse of `_frames`. At every sample four Hann windows overlap and sum to 2."""
     pieces = np.fft.irfft(spectra, _FFT, axis=1).astype(np.float32)
     output = np.zeros((len(pieces) + _FFT // _HOP + 1) * _HOP, np.float32)
-    for start in range(0, _FFT, _HOP):  # each hop-wide slice of all pieces lands on a regular grid
+    for start in range(0, _FFT, _HOP):  # one slice of every piece at once: they do not overlap
         part = pieces[:, start : start + _HOP]
         target = output[start : start + len(pieces) * _HOP].reshape(-1, _HOP)
         target[:, : part.shape[1]] += part

@@ -1,64 +1,67 @@
-"""Opens media files and decodes single streams of them, with faults as one clear line."""
+"""Opens media files and decodes single streams; every fault becomes one clear line."""
 
 import contextlib
 import dataclasses
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal, overload
 
 import av
-from av.stream import Disposition
+from av.codec.context import ThreadType
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
 
 from mtd_jax.errors import UserError, one_line
 
 
 @dataclasses.dataclass
 class Faults:
-    """What went wrong while decoding one stream, and could be left behind.
+    """The faults that decoding one stream met and survived.
 
     Attributes:
-      kind: "picture" or "sound", for the messages.
-      damaged: packets that the decoder refused.
-      concealed: frames it made up in part, because their data were damaged.
-      messages: other faults, in words.
+      kind: of the stream; the first word of each message.
+      damaged: packets that the decoder rejected.
+      concealed: frames that the decoder partly made up, because their data are damaged.
+      messages: other faults, one line each.
     """
 
-    kind: str
+    kind: Literal["video", "audio"]
     damaged: int = 0
     concealed: int = 0
     messages: list[str] = dataclasses.field(default_factory=list)
 
     def warnings(self) -> list[str]:
-        damage = [f"{self.kind}: {self.damaged} damaged packets were left out"] if self.damaged else []
+        """All faults, one line each."""
+        damage = [f"{self.kind}: {self.damaged} damaged packets were skipped"] if self.damaged else []
         if self.concealed:
-            damage.append(
-                f"{self.kind}: {self.concealed} frames are damaged, and shown as far as they could be decoded"
-            )
+            damage.append(f"{self.kind}: {self.concealed} frames are damaged, and the decoder filled the gaps")
         return damage + self.messages
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file, at least one.
+    """Reads the first 12 bytes of a file, or all of a shorter one.
 
     Raises:
-      UserError: missing, a URL, a folder, a pipe, unreadable or empty.
+      UserError: the file is missing, a URL, a folder, a pipe, unreadable or empty.
     """
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-            raise UserError(f"{path}: URLs are not read; download the video, and give its file") from error
+            raise UserError(f"{path}: is a URL; download the video and pass the file instead") from error
         if path.is_symlink():
-            raise UserError(f"{path}: a link to {os.readlink(path)}, which is missing") from error
+            raise UserError(f"{path}: is a link to {os.readlink(path)}, which does not exist") from error
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a folder, expected a video file")
-    if not stat.S_ISREG(mode):  # a pipe would block, and cannot be read twice
+    if not stat.S_ISREG(mode):  # opening a pipe would block, and every pass needs to read from the start
         raise UserError(f"{path}: is a pipe or a device, expected a video file")
     try:
         with path.open("rb") as file:
@@ -71,17 +74,18 @@ def read_head(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def open_container(path: Path) -> Iterator[av.container.InputContainer]:
+def open_container(path: Path) -> Iterator[InputContainer]:
     """Opens a media file for reading.
 
     Raises:
-      UserError: see `read_head`, or nothing FFmpeg can read.
+      UserError: as `read_head`, or FFmpeg cannot read the file.
     """
     head = read_head(path)
     try:
-        container = av.open(f"file:{path}", metadata_errors="replace")  # the prefix: names may hold colons
-    except av.FFmpegError as error:
-        # MP4 and MOV keep their index at the end, so the cut-off part of such a file takes everything with it.
+        # The prefix keeps FFmpeg from taking a name with a colon for a URL.
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except FFmpegError as error:
+        # MP4 and MOV may store their index at the end; without it, nothing in a truncated file can be decoded.
         if head[4:8] == b"ftyp":
             raise UserError(f"{path}: damaged or cut short: an MP4 without a usable index (moov)") from error
         raise UserError(f"{path}: not a video that FFmpeg can read ({one_line(error)})") from error
@@ -89,62 +93,87 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def video_stream(container, path: Path):
-    """The main video stream; cover art of sound files doesn't count."""
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
+    """The main video stream. The cover art of audio files does not count.
+
+    Raises:
+      UserError: there is none.
+    """
+    streams = _moving(container)
     if not streams:
         raise UserError(f"{path}: has no video stream")
     best = container.streams.best("video")
-    stream = best if best in streams else streams[0]
-    stream.thread_type = "AUTO"
+    stream = next((stream for stream in streams if stream is best), streams[0])
+    stream.thread_type = ThreadType.AUTO
     return stream
 
 
-def audio_stream(container, path: Path):
-    """The main audio stream."""
+def audio_stream(container: InputContainer, path: Path) -> av.AudioStream:
+    """The main audio stream.
+
+    Raises:
+      UserError: there is none.
+    """
     stream = container.streams.best("audio")
-    if stream is None:
-        raise UserError(f"{path}: has no audio stream; sync is measured between picture and sound")
+    if not isinstance(stream, av.AudioStream):
+        raise UserError(f"{path}: has no audio stream, but sync is measured between video and audio")
     return stream
 
 
-def stream_notes(container, video, audio) -> list[str]:
-    """Says which streams were chosen where there is a choice."""
-    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+def stream_notes(container: InputContainer, video: av.VideoStream, audio: av.AudioStream) -> list[str]:
+    """One line for each kind of stream, video or audio, that offers a choice: which one is measured."""
+    choices: list[tuple[str, Sequence[Stream], Stream]] = [
+        ("video", _moving(container), video),
+        ("audio", container.streams.audio, audio),
+    ]
     return [
-        f"{len(streams)} {kind} streams: number {1 + streams.index(chosen)} of them is measured"
-        for kind, streams, chosen in (("video", pictures, video), ("audio", list(container.streams.audio), audio))
+        f"{len(streams)} {kind} streams; measuring number {1 + streams.index(chosen)}"
+        for kind, streams, chosen in choices
         if len(streams) > 1
     ]
 
 
-def decoded(container, stream, faults: Faults) -> Iterator[av.frame.Frame]:
-    """Yields the stream's frames; damage is counted in `faults`, and a broken container ends it."""
+@overload
+def decoded(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[av.VideoFrame]: ...
+@overload
+def decoded(container: InputContainer, stream: av.AudioStream, faults: Faults) -> Iterator[av.AudioFrame]: ...
+def decoded(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, faults: Faults
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """Yields the stream's frames. Records damage in `faults`; ends early where the container is broken."""
     try:
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
-            except av.FFmpegError:
+                frames = stream.decode(packet)
+            except FFmpegError:
                 faults.damaged += 1
                 continue
             for frame in frames:
                 faults.concealed += frame.is_corrupt
                 yield frame
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         faults.messages.append(f"{faults.kind}: the file is damaged, reading stopped early ({one_line(error)})")
 
 
-def declared_times(container) -> tuple[float, float | None]:
-    """When a container says that it starts, by its own clock, and how long it lasts, in seconds."""
+def declared_times(container: InputContainer) -> tuple[float, float | None]:
+    """The start time and the duration that the container declares, in seconds.
+
+    The start is on the container's own clock; the duration is None if the container does not declare one.
+    """
     start = (container.start_time or 0) / av.time_base
     if container.duration is None:
         return start, None
     duration = container.duration / av.time_base
-    if "matroska" in container.format.name and 0 < start < duration:  # declares its end, counted from 0
+    if "matroska" in container.format.name and 0 < start < duration:  # Matroska declares the end, not the length
         duration -= start
     return start, duration
 
 
 def seconds(time: int | None, time_base: Fraction | None) -> Fraction | None:
-    """A time stamp in seconds, exactly."""
+    """A time stamp in seconds, exactly; None if it or its unit is missing."""
     return None if time is None or not time_base else time * time_base
+
+
+def _moving(container: InputContainer) -> list[av.VideoStream]:
+    """The video streams without attached pictures, such as cover art."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

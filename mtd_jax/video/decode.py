@@ -1,9 +1,10 @@
-"""Any video file to pictures at 25 per second and sound at 16 kHz, on one clock. The only reader of video.
+"""The only reader of video: any file to frames at 25 fps and audio at 16 kHz, on one clock.
 
-The clock is the container's: a picture and a sample belong together when their time stamps say so, whatever the
-frame rate and wherever the streams start. Grid frame 0 is the first picture; grid frame k is k/25 s later, and
-sample 640·k sounds at that moment. So a video stream that starts 200 ms after the audio loses the first 200 ms
-of sound, and the offset between the two is measured, not lost; a late audio stream starts with silence.
+The clock is the container's: its time stamps decide which frame and which sample belong together, whatever the
+frame rate and wherever the streams start. Grid frame 0 is the first video frame, grid frame k is shown k/25 s
+later, and sample 640·k is heard at that moment. If the video starts 200 ms after the audio, the first 200 ms of
+audio are dropped; if the audio starts late, it is padded with silence. Either way the offset between them is
+preserved.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
@@ -29,41 +32,42 @@ from mtd_jax.video.container import (
     video_stream,
 )
 
-# The pictures of a video stream with their times, and which of them each frame of the 25 fps grid shows.
+# Frames of a video stream with their time stamps, and their resampling to 25 fps.
 
-_LONG_HOLD = 10  # seconds; that a picture stands longer is worth a warning
-_LAST_HOLD = 1  # seconds; a last picture that claims to last longer is taken for one like the others
+_LONG_HOLD = 10  # seconds; a frame shown for longer is worth a warning
+_LAST_HOLD = 1  # seconds; the last frame may claim this much, or as much as the average frame, but no more
 
 
 class Picture:
-    """A decoded picture with its time; converted to RGB once, when first asked for.
+    """A decoded frame of the source video. Its conversion to RGB waits for the first use and happens once.
 
     Attributes:
-      time, end: in seconds of the container's clock; the end is what the file declares, or the usual.
+      time, end: when it is shown, in seconds on the container's clock. Where the file declares no duration, the
+        end assumes the average one.
     """
 
-    def __init__(self, frame, time: Fraction, end: Fraction):
+    def __init__(self, frame: av.VideoFrame, time: Fraction, end: Fraction):
         self.time, self.end = time, end
-        self._frame, self._rgb = frame, None
+        self._source: av.VideoFrame | np.ndarray = frame  # replaced by the RGB pixels, which frees the frame
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
-        """Upright uint8 (height, width, 3); a stream that changes its size midway is brought to one size."""
-        if self._rgb is None:
-            turns = round(self._frame.rotation / 90)
+        """Upright uint8 (height, width, 3), scaled to the given size if the stream changes its size midway."""
+        if isinstance(self._source, av.VideoFrame):
+            turns = round(self._source.rotation / 90)
             if turns % 2:
                 height, width = width, height
-            pixels = self._frame.to_ndarray(format="rgb24", width=width, height=height)
-            self._rgb = np.ascontiguousarray(np.rot90(pixels, turns))
-            self._rgb.flags.writeable = False
-            self._frame = None
-        return self._rgb
+            pixels = self._source.to_ndarray(format="rgb24", width=width, height=height)
+            self._source = np.ascontiguousarray(np.rot90(pixels, turns))
+            self._source.flags.writeable = False  # several grid frames may share it
+        return self._source
 
 
-def pictures(container, stream, faults: Faults) -> Iterator[Picture]:
-    """Yields pictures with rising time stamps, up to a leap that no recording makes."""
-    usual = 1 / stream.average_rate if stream.average_rate else Fraction(1, FPS)
+def pictures(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[Picture]:
+    """Yields frames with increasing time stamps; stops at a jump that no recording makes."""
+    average = 1 / stream.average_rate if stream.average_rate else Fraction(1, FPS)
     start, duration = declared_times(container)
-    previous, first, steps = None, None, 0
+    previous: Picture | None = None
+    first, steps = Fraction(0), 0
     for frame in decoded(container, stream, faults):
         time = seconds(frame.pts, frame.time_base)
         if time is None:
@@ -72,67 +76,68 @@ def pictures(container, stream, faults: Faults) -> Iterator[Picture]:
             step = time - previous.time
             past_the_end = duration is not None and time > start + duration + 1
             if abs(step) > LONGEST_JUMP or (step > _LONG_HOLD and past_the_end):
-                faults.messages.append("picture: the time stamps leap, what lies behind the leap was left out")
+                faults.messages.append("video: the time stamps jump; everything after the jump was ignored")
                 return
             if step <= 0:
                 continue
             steps += 1
-            usual = (time - first) / steps
+            average = (time - first) / steps
         else:
             first = time
-        end = time + (seconds(frame.duration or None, frame.time_base) or usual)
+        end = time + (seconds(frame.duration or None, frame.time_base) or average)
         previous = Picture(frame, time, end)
         yield previous
 
 
-def on_grid(shown: Iterator[Picture], origin: Fraction, faults: Faults) -> Iterator[tuple[int, Picture]]:
-    """Yields (k, the picture for time origin + k/25): the nearest, but never one that is 20 ms or more ahead.
+def on_grid(frames: Iterator[Picture], origin: Fraction, faults: Faults) -> Iterator[tuple[int, Picture]]:
+    """Yields (k, the frame for time origin + k/25): the nearest one, but never one 20 ms or more ahead.
 
-    A picture is held until the next one, for whatever time. The last one is held as long as it claims, unless
-    that is more than a second and more than usual: nothing tells such a claim from a fault of the file.
+    A frame is held until the next one, however long that takes. The last frame is held for its declared duration,
+    unless that exceeds both one second and the average duration: such a value may well be an error in the file.
     """
     period = Fraction(1, FPS)
-    k, current, steps, first, held = 0, None, 0, Fraction(0), Fraction(0)
-    for picture in shown:
+    k, current, steps, first, longest = 0, None, 0, Fraction(0), Fraction(0)
+    for frame in frames:
         if current is None:
-            first = picture.time
+            first = frame.time
         else:
             steps += 1
-            held = max(held, picture.time - current.time)
-            # From here on the new picture is nearer, and due within half a period.
-            turn = max((current.time + picture.time) / 2, picture.time - period / 2) - origin
+            longest = max(longest, frame.time - current.time)
+            # From this time on the new frame is the nearer one, and due within half a period.
+            turn = max((current.time + frame.time) / 2, frame.time - period / 2) - origin
             while k * period <= turn:
                 yield k, current
                 k += 1
-        current = picture
+        current = frame
     if current is None:
         return
-    usual = (current.time - first) / steps if steps else period
+    average = (current.time - first) / steps if steps else period
     claim = current.end - current.time
-    end = current.end if claim <= max(_LAST_HOLD, usual) else current.time + usual
+    end = current.end if claim <= max(_LAST_HOLD, average) else current.time + average
     while k == 0 or origin + (k + Fraction(1, 2)) * period < end:
         yield k, current
         k += 1
-    if held > _LONG_HOLD:
-        faults.messages.append(f"picture: one stands still for {float(held):.1f} s")
+    if longest > _LONG_HOLD:
+        faults.messages.append(f"video: one frame is shown for {float(longest):.1f} s")
     if end < current.end:
         faults.messages.append(
-            f"picture: the last one is said to last {float(claim):.1f} s; it was taken for {float(usual):.2f} s"
+            f"video: the last frame declares a duration of {float(claim):.1f} s; "
+            f"{float(average):.2f} s was used instead"
         )
 
 
-Progress = Callable[[float, float | None], None]  # seconds decoded, seconds in all if known
+Progress = Callable[[float, float | None], None]  # seconds decoded, seconds in total if known
 
 
 @dataclasses.dataclass
 class VideoFile:
-    """A video file that has both picture and sound; every pass reads the file anew.
+    """A file with both video and audio. Every pass reads it again from the start.
 
     Attributes:
-      path: of the file.
-      height, width: of the pictures in pixels, after rotation.
-      start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream as players do.
-      duration_seconds: what the container declares, from its start; None if it doesn't say.
+      path: the file.
+      height, width: frame size in pixels, after rotation.
+      start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream, as players do.
+      duration_seconds: the duration that the container declares; None if it does not declare one.
     """
 
     path: Path
@@ -145,53 +150,60 @@ class VideoFile:
 
     @property
     def warnings(self) -> list[str]:
-        """Faults of the file met so far, one line each."""
+        """Faults of the file found so far, one line each."""
         return [line for lines in self._faults.values() for line in lines]
 
     def frames(self, progress: Progress | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (k, uint8 (height, width, 3) RGB) for k = 0, 1, …: the picture of time k/25 s.
+        """Yields (k, uint8 (height, width, 3) RGB) for k = 0, 1, …: the frame shown at k/25 s.
 
-        It is the picture nearest in time, but never one that is 20 ms or more ahead. Where a picture serves
-        twice the same array comes again, so don't write into it.
+        That is the frame nearest in time, but never one 20 ms or more ahead. A frame that fills several grid
+        positions is yielded as the same read-only array each time.
+
+        Raises:
+          UserError: the pixel format cannot be converted to RGB.
         """
-        for k, picture in self._grid(progress):
+        for k, frame in self._grid(progress):
             try:
-                pixels = picture.rgb(self.height, self.width)
-            except (av.FFmpegError, ValueError) as error:
-                raise UserError(f"{self.path}: its pictures cannot be converted to RGB ({error})") from error
+                pixels = frame.rgb(self.height, self.width)
+            except (FFmpegError, ValueError) as error:
+                raise UserError(f"{self.path}: its frames cannot be converted to RGB ({error})") from error
             yield k, pixels
 
     def count_frames(self, progress: Progress | None = None) -> int:
-        """How many frames `frames` yields; decodes the video, but spares the conversion to RGB."""
+        """How many frames `frames` yields. Decodes the video, but skips the conversion to RGB."""
         return sum(1 for _ in self._grid(progress))
 
     def waveform(self) -> np.ndarray:
-        """int16 (samples,), 16 kHz mono from grid frame 0 to the end of the sound."""
-        faults = Faults("sound")
+        """int16 (samples,), 16 kHz mono, from grid frame 0 to the end of the audio.
+
+        Raises:
+          UserError: as `decode_sound`.
+        """
+        faults = Faults("audio")
         samples = decode_sound(self.path, self._origin, faults)
-        self._faults["sound"] = faults.warnings()
+        self._faults["audio"] = faults.warnings()
         return samples
 
     def _grid(self, progress: Progress | None) -> Iterator[tuple[int, Picture]]:
-        faults, picture = Faults("picture"), None
+        faults, frame = Faults("video"), None
         with open_container(self.path) as container:
-            shown = pictures(container, video_stream(container, self.path), faults)
-            for k, picture in on_grid(shown, self._origin, faults):
+            source = pictures(container, video_stream(container, self.path), faults)
+            for k, frame in on_grid(source, self._origin, faults):
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
-                yield k, picture
-        if picture is not None and self.duration_seconds is not None:
-            end = self.start_seconds + float(picture.end - self._origin)
+                yield k, frame
+        if frame is not None and self.duration_seconds is not None:
+            end = self.start_seconds + float(frame.end - self._origin)
             if end < 0.95 * self.duration_seconds - 1:
-                faults.messages.append(f"picture: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
-        self._faults["picture"] = faults.warnings()
+                faults.messages.append(f"video: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
+        self._faults["video"] = faults.warnings()
 
 
 def open_video(path: str | os.PathLike) -> VideoFile:
     """Opens any container and codec that FFmpeg reads.
 
     Raises:
-      UserError: the file is missing, empty, no video, cut off beyond use, or lacks picture or sound.
+      UserError: the file is missing, empty, not a video, truncated beyond use, or lacks video or audio.
     """
     path = Path(path)
     with open_container(path) as container:
@@ -199,23 +211,23 @@ def open_video(path: str | os.PathLike) -> VideoFile:
         audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
-        first = next(pictures(container, video, Faults("picture")), None)
+        first = next(pictures(container, video, Faults("video")), None)
     if first is None:
-        raise UserError(f"{path}: no picture could be decoded from its video stream")
+        raise UserError(f"{path}: no frame could be decoded from its video stream")
     height, width = first.rgb().shape[:2]
     start = first.time if audio_start is None else min(first.time, audio_start)
     return VideoFile(path, height, width, float(first.time - start), duration, first.time, {"streams": notes})
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes a short clip whole.
+    """Decodes a whole short clip into memory.
 
     Returns:
-      frames uint8 (n, height, width, 3) RGB at 25 per second, and waveform int16 (at most 640·n,) at 16 kHz.
+      frames uint8 (n, height, width, 3) RGB at 25 fps, and waveform int16 (at most 640·n,) at 16 kHz.
 
     Raises:
-      UserError: as `open_video`.
+      UserError: as `open_video`, `VideoFile.frames` and `VideoFile.waveform`.
     """
     video = open_video(path)
-    frames = np.stack([picture for _, picture in video.frames()])
+    frames = np.stack([pixels for _, pixels in video.frames()])
     return frames, video.waveform()[: len(frames) * SAMPLES_PER_FRAME]

@@ -105,9 +105,9 @@ def test_unusable_clips_are_counted_by_reason(tmp_path):
     assert [source[i].name for i in range(len(source))] == ["a/b/good"]
     assert source.skipped == {
         "with a gap in the numbering of the frames": ["a/b/gap"],
-        "with an unreadable sound": ["a/b/noise"],
+        "with unreadable audio": ["a/b/noise"],
         "with fewer than 26 frames": ["a/b/short"],
-        "where the sound has 8000 Hz in 1 channel(s), expected 16000 Hz mono": ["a/b/slow"],
+        "where the audio has 8000 Hz in 1 channel(s), expected 16000 Hz mono": ["a/b/slow"],
     }
 
 

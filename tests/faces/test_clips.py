@@ -89,7 +89,7 @@ def test_a_picture_that_stands_is_searched_once_and_shows_its_face_for_a_while(t
     first, second = spans(found.tracks)
     assert first[0] == 0 and 40 + 120 < first[1] <= 40 + 126 and second[0] in range(745, 751) and second[1] == 790
     assert found.faceless == [(first[1], second[0])]
-    assert video.warnings == ["picture: one stands still for 28.4 s"]
+    assert video.warnings == ["video: one frame is shown for 28.4 s"]
     whole = find_faces(video, SquareDetector(), FindSettings(max_hold=10_000))
     assert spans(whole.tracks) == [(0, 790)]
 
@@ -103,7 +103,7 @@ def test_boxes_that_do_not_fit_name_the_video(tmp_path):
 def test_no_face_in_a_damaged_file_says_that_it_is_damaged(tmp_path):
     path = damage(film(tmp_path / "a.mp4", with_squares(100, {})))
     with pytest.raises(
-        UserError, match=r"no face was found in 4\.0 s of video; picture: \d+ (damaged packets|frames are damaged)"
+        UserError, match=r"no face was found in 4\.0 s of video; video: \d+ (damaged packets|frames are damaged)"
     ):
         face_clips(open_video(path), SquareDetector())
 

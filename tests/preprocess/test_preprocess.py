@@ -53,11 +53,11 @@ def test_clips_match_what_inference_sees_but_for_jpeg(tmp_path):
         recording = record(0, 3, index, 1.4)
         write_mp4(tmp_path / f"videos/s0/{index}.mp4", portrait(recording)[0], recording.waveform)
     summary = preprocess(tmp_path / "videos", tmp_path / "out", workers=2, progress=False)
-    assert (summary.clips, summary.dropped, summary.failed) == (["s0/0", "s0/1"], {}, {})
+    assert (summary.clips, summary.dropped, summary.failed) == (["s0/0.t1", "s0/1.t1"], {}, {})
     stored = Lrs2Source(tmp_path / "out", "train", min_frames=26)
     detector = module._source("mtcnn")
     for clip in (stored[0], stored[1]):
-        (seen,), _ = face_clips(open_video(tmp_path / "videos" / f"{clip.name}.mp4"), detector)
+        (seen,), _ = face_clips(open_video(tmp_path / "videos" / f"{clip.name.removesuffix('.t1')}.mp4"), detector)
         assert clip.num_frames == seen.clip.num_frames == 35
         np.testing.assert_array_equal(clip.waveform[:], seen.clip.waveform)
         difference = np.abs(clip.frames[:].astype(int) - seen.clip.frames[:])
@@ -70,11 +70,11 @@ def test_a_finished_video_is_left_alone_and_a_changed_one_is_done_anew(tmp_path,
     assert run(tmp_path).was_there == []
     before, seen = files(tmp_path / "out/a"), detector.seen
     again = run(tmp_path)
-    assert again.was_there == ["a/one", "a/two"] and again.clips == ["a/one", "a/two"]
+    assert again.was_there == ["a/one", "a/two"] and again.clips == ["a/one.t1", "a/two.t1"]
     assert files(tmp_path / "out/a") == before and detector.seen == seen
     film(tmp_path / "videos/a/two.mp4", RED, frames=40)
     assert run(tmp_path).was_there == ["a/one"]
-    assert len(list((tmp_path / "out/a/two").glob("*.jpg"))) == 40
+    assert len(list((tmp_path / "out/a/two.t1").glob("*.jpg"))) == 40
     assert run(tmp_path, find=FindSettings(every=7)).was_there == []
 
 
@@ -83,8 +83,8 @@ def test_clips_that_vanish_from_a_changed_video_are_removed(tmp_path, detector):
     film(tmp_path / "videos/a/two.mp4", RED)
     run(tmp_path)
     shutil.move(film(tmp_path / "other.mp4", {}), path)
-    assert run(tmp_path).clips == ["a/two"]
-    assert not (tmp_path / "out/a/one").exists()
+    assert run(tmp_path).clips == ["a/two.t1"]
+    assert not (tmp_path / "out/a/one.t1").exists()
 
 
 def killed(tmp_path):
@@ -122,12 +122,12 @@ def test_an_interrupted_run_leaves_no_half_clip_and_goes_on(tmp_path, detector, 
     monkeypatch.setattr(writer, "crop_tracks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["one"]
+    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["one.t1"]
     monkeypatch.setattr(writer, "crop_tracks", crops)
     killed(tmp_path)
     summary = run(tmp_path)
-    assert summary.was_there == ["a/one"] and summary.clips == ["a/one", "a/two"]
-    assert len(list((tmp_path / "out/a/two").iterdir())) == 51
+    assert summary.was_there == ["a/one"] and summary.clips == ["a/one.t1", "a/two.t1"]
+    assert len(list((tmp_path / "out/a/two.t1").iterdir())) == 51
     assert sorted(path.name for path in (tmp_path / "out/.preprocess").iterdir()) == ["videos"]
 
 
@@ -139,13 +139,13 @@ def test_losses_are_listed_with_reasons_and_the_rest_goes_on(tmp_path, detector)
     film(tmp_path / "videos/a/two.mp4", {**RED, "blue": lambda k: (90, 20, 30)})
     (tmp_path / "videos/a/broken.mp4").write_bytes(b"nothing " * 99)
     summary = run(tmp_path, list_name="val")
-    assert summary.clips == ["a/good", "a/two"] and summary.videos == 6
+    assert summary.clips == ["a/good.t1", "a/two.t1"] and summary.videos == 6
     assert list(summary.failed) == ["a/broken"] and "not a video" in summary.failed["a/broken"]
     assert summary.dropped["a/empty"] == ["no face was found in 2.0 s of video"]
     assert "long enough" in summary.dropped["a/short"][0]
     assert "have sound" in summary.dropped["a/mute_end"][0]
     assert summary.dropped["a/two"] == ["left out 0–2 s: beside a larger face"]
-    assert (tmp_path / "out/val.txt").read_text() == "a/good\na/two\n"
+    assert (tmp_path / "out/val.txt").read_text() == "a/good.t1\na/two.t1\n"
     written = (tmp_path / "out/val_summary.txt").read_text().splitlines()
     assert written == summary.lines() and written[0] == "2 clips of 6 videos" and len(written) == 6
     second = run(tmp_path, list_name="val")
@@ -155,20 +155,20 @@ def test_losses_are_listed_with_reasons_and_the_rest_goes_on(tmp_path, detector)
 def test_several_tracks_are_numbered_in_time(tmp_path, detector):
     first, second = (lambda k: (20, 20, 40) if k < 60 else None), (lambda k: (90, 20, 40) if k >= 60 else None)
     film(tmp_path / "videos/a/one.mp4", {"red": first, "blue": second}, frames=125)
-    assert run(tmp_path).clips == ["a/one_track1", "a/one_track2"]
-    counts = [len(list((tmp_path / f"out/a/one_track{n}").glob("*.jpg"))) for n in (1, 2)]
+    assert run(tmp_path).clips == ["a/one.t1", "a/one.t2"]
+    counts = [len(list((tmp_path / f"out/a/one.t{n}").glob("*.jpg"))) for n in (1, 2)]
     assert counts == [60, 65]
 
 
 def test_all_faces(tmp_path, detector):
     film(tmp_path / "videos/a/two.mp4", {**RED, "blue": lambda k: (90, 20, 30)})
-    assert run(tmp_path, all_faces=True).clips == ["a/two_track1", "a/two_track2"]
+    assert run(tmp_path, all_faces=True).clips == ["a/two.t1", "a/two.t2"]
 
 
 def test_videos_cropped_to_the_face_already(tmp_path):
     film(tmp_path / "videos/a/one.mp4", {}, frames=8)
-    assert run(tmp_path, faces="whole").clips == ["a/one"]
-    assert len(list((tmp_path / "out/a/one").glob("*.jpg"))) == 8
+    assert run(tmp_path, faces="whole").clips == ["a/one.t1"]
+    assert len(list((tmp_path / "out/a/one.t1").glob("*.jpg"))) == 8
 
 
 def test_only_long_overlaps_with_a_larger_face_are_left_out():
@@ -194,7 +194,7 @@ def test_one_odd_video_does_not_end_the_run(tmp_path, detector, monkeypatch):
     monkeypatch.setattr(writer, "find_faces", odd)
     summary = run(tmp_path)
     assert summary.failed == {"a/one": "unexpected ZeroDivisionError: of all things"}
-    assert summary.clips == ["a/two"]
+    assert summary.clips == ["a/two.t1"]
 
 
 def test_refusals(tmp_path, detector):
@@ -224,68 +224,48 @@ def listed(tmp_path, name="train"):
     return (tmp_path / f"out/{name}.txt").read_text().split()
 
 
-def test_a_video_beside_a_folder_of_its_name_costs_no_other_clip(tmp_path, detector):
-    """The clip of s/a would be the folder that holds those of s/a/b and s/a/c, and be replaced as a whole."""
+def test_clips_are_never_stored_inside_one_another(tmp_path, detector):
+    """A clip is replaced as a whole, so what is stored inside it would go with it."""
     film(tmp_path / "videos/s/a.mp4", RED, frames=30)
-    film(tmp_path / "videos/s/a/b.mp4", RED, frames=31)
-    film(tmp_path / "videos/s/a/c.mp4", RED, frames=32)
-    for _ in range(2):
-        summary = run(tmp_path)
-        assert summary.clips == listed(tmp_path) == ["s/a/b", "s/a/c"]
-        assert list(summary.failed) == ["s/a"] and "rename one of the two" in summary.failed["s/a"]
-        assert contents(tmp_path / "out") == {"s/a/b": 31, "s/a/c": 32}
+    film(tmp_path / "videos/s/a.t1.mp4", RED, frames=31)
+    film(tmp_path / "videos/s/a/b.mp4", RED, frames=32)
+    film(tmp_path / "videos/s/a.t1/b.mp4", RED, frames=33)
+    expected = {"s/a.t1": 30, "s/a.t1.t1": 31, "s/a/b.t1": 32, "s/a_t1/b.t1": 33}
+    for every in (5, 7):  # other settings: all clips are replaced
+        summary = run(tmp_path, find=FindSettings(every=every))
+        assert summary.failed == {} and sorted(listed(tmp_path)) == sorted(expected)
+        assert contents(tmp_path / "out") == expected
 
 
-def test_a_folder_of_a_video_that_was_done_before(tmp_path, detector):
-    film(tmp_path / "videos/s/a.mp4", RED, frames=30)
-    run(tmp_path)
-    film(tmp_path / "videos/s/a/b.mp4", RED, frames=31)
-    summary = run(tmp_path)
-    assert summary.clips == listed(tmp_path) == ["s/a"] and "from an earlier run" in summary.failed["s/a/b"]
-    assert contents(tmp_path / "out") == {"s/a": 30}
-    shutil.move(tmp_path / "videos/s/a.mp4", tmp_path / "videos/s/d.mp4")
-    shutil.rmtree(tmp_path / "out/s/a")  # the way out that the message names
-    assert run(tmp_path).failed == {} and contents(tmp_path / "out") == {"s/a/b": 31, "s/d": 30}
-
-
-def test_a_video_named_like_the_track_of_another(tmp_path, detector):
-    first, second = (lambda k: (20, 20, 40) if k < 40 else None), (lambda k: (90, 20, 40) if k >= 40 else None)
-    film(tmp_path / "videos/s/x.mp4", {"red": first, "blue": second}, frames=80)
-    assert run(tmp_path).clips == ["s/x_track1", "s/x_track2"]
-    film(tmp_path / "videos/s/x_track1.mp4", RED, frames=33)
-    for _ in range(2):
-        summary = run(tmp_path)
-        assert list(summary.failed) == ["s/x_track1"] and summary.was_there == ["s/x"]
-        assert listed(tmp_path) == ["s/x_track1", "s/x_track2"]
-        assert contents(tmp_path / "out") == {"s/x_track1": 40, "s/x_track2": 40}
-    fresh = preprocess(tmp_path / "videos", tmp_path / "new", workers=1, progress=False)
-    assert list(fresh.failed) == ["s/x_track1"] and "rename one of the two" in fresh.failed["s/x_track1"]
-    assert contents(tmp_path / "new") == {"s/x_track1": 40, "s/x_track2": 40}
-
-
-def test_the_track_of_a_video_named_like_one_that_was_done_before(tmp_path, detector):
-    film(tmp_path / "videos/s/x_track1.mp4", RED, frames=33)
-    run(tmp_path)
-    film(tmp_path / "videos/s/x.mp4", {**RED, "blue": lambda k: (90, 20, 30)}, frames=34)
-    summary = run(tmp_path, all_faces=True)
-    assert summary.clips == ["s/x_track1"] and list(summary.failed) == ["s/x"]
-    assert contents(tmp_path / "out") == {"s/x_track1": 33}
-
-
-def test_videos_of_one_name_fail_and_the_others_go_on(tmp_path, detector):
+def test_videos_of_one_name_are_refused_before_any_work(tmp_path, detector):
     film(tmp_path / "videos/s/x.mp4", RED)
-    film(tmp_path / "videos/s/z.mp4", RED)
+    film(tmp_path / "videos/s/x.mkv", RED)
+    with pytest.raises(UserError, match=r"s/x.mkv and .*s/x.mp4 would give clips of one name \(s/x\): rename"):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_whose_name_an_earlier_run_gave_to_another(tmp_path, detector):
+    film(tmp_path / "videos/s/x.mp4", RED, frames=30)
+    film(tmp_path / "videos/s/y.mp4", RED, frames=30)
     run(tmp_path)
-    film(tmp_path / "videos/s/x.mkv", RED, frames=30)
-    film(tmp_path / "videos/s/z z.mkv", RED)
-    film(tmp_path / "videos/s/z_z.mkv", RED)
-    summary = run(tmp_path)
-    assert summary.clips == listed(tmp_path) == ["s/x", "s/z"] and contents(tmp_path / "out") == {
-        "s/x": 50,
-        "s/z": 50,
-    }
-    assert [os.path.basename(name) for name in summary.failed] == ["x.mkv", "z z.mkv", "z_z.mkv"]
-    assert summary.videos == 5 and len(summary.lines()) == 4
+    shutil.move(tmp_path / "videos/s/x.mp4", tmp_path / "x.mp4")
+    film(tmp_path / "videos/s/x.mkv", RED, frames=33)
+    for _ in range(2):
+        summary = run(tmp_path)
+        assert summary.was_there == ["s/y"] and "rename it, or delete them" in summary.failed["s/x"]
+        assert contents(tmp_path / "out") == {"s/x.t1": 30, "s/y.t1": 30}
+        assert sorted(listed(tmp_path)) == ["s/x.t1", "s/y.t1"]
+    shutil.rmtree(tmp_path / "out/s/x.t1")  # one of the ways out that the message names
+    assert run(tmp_path).failed == {} and contents(tmp_path / "out") == {"s/x.t1": 33, "s/y.t1": 30}
+
+
+def test_a_video_that_was_moved_is_left_alone(tmp_path, detector):
+    film(tmp_path / "videos/s/x.mp4", RED)
+    run(tmp_path)
+    shutil.move(tmp_path / "videos", tmp_path / "elsewhere")
+    again = preprocess(tmp_path / "elsewhere", tmp_path / "out", workers=1, progress=False)
+    assert again.was_there == ["s/x"]
 
 
 def test_lists_of_several_runs(tmp_path, detector):
@@ -299,18 +279,18 @@ def test_lists_of_several_runs(tmp_path, detector):
     add("one")
     assert add("val", list_name="val").notes == []
     second = add("two")
-    assert second.clips == ["b/x"]
+    assert second.clips == ["b/x.t1"]
     assert list(second.failed) == ["a/x"] and str(tmp_path / "one/a/x.mp4") in second.failed["a/x"]
     assert second.notes == ["train.txt also has 2 clips of other videos, from earlier runs"]
     assert second.lines()[1] == second.notes[0]
-    assert listed(tmp_path) == ["a/x", "a/y", "b/x"] and listed(tmp_path, "val") == ["c/x"]
-    assert contents(tmp_path / "out")["a/x"] == 30
+    assert listed(tmp_path) == ["a/x.t1", "a/y.t1", "b/x.t1"] and listed(tmp_path, "val") == ["c/x.t1"]
+    assert contents(tmp_path / "out")["a/x.t1"] == 30
     before = (tmp_path / "out/train.txt").read_text()
     assert add("one").was_there == ["a/x", "a/y"] and (tmp_path / "out/train.txt").read_text() == before
     shutil.move(film(tmp_path / "other.mp4", {}), tmp_path / "one/a/x.mp4")
     add("one")
-    assert listed(tmp_path) == ["a/y", "b/x"]
-    assert add("val").notes[1] == "1 of the clips are on val.txt too (first: c/x)"
+    assert listed(tmp_path) == ["a/y.t1", "b/x.t1"]
+    assert add("val").notes[1] == "1 of the clips are on val.txt too (first: c/x.t1)"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "train.txt", "train_summary", "my list"])
@@ -327,7 +307,7 @@ def test_dead_ends_of_the_tree_and_names_too_long_are_failures(tmp_path, detecto
     (tmp_path / "videos/s/gone.mp4").symlink_to("nowhere.mp4")
     shutil.copy(tmp_path / "videos/s/good.mp4", tmp_path / f"videos/s/{'x' * 250}.mp4")
     summary = run(tmp_path)
-    assert summary.clips == ["s/good"] and len(summary.failed) == 3
+    assert summary.clips == ["s/good.t1"] and len(summary.failed) == 3
     assert "is a pipe" in summary.failed["s/pipe"] and "a link to nowhere.mp4" in summary.failed["s/gone"]
     assert "too long" in summary.failed[f"s/{'x' * 250}"]
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mtd_jax.errors import UserError
-from mtd_jax.preprocess.videos import list_videos
+from mtd_jax.preprocess.videos import clip_name, list_videos, video_of
 
 
 def touch(*paths):
@@ -39,6 +39,30 @@ def test_links_to_folders_are_followed_once_and_dead_ends_are_listed(tmp_path):
 def test_names_can_be_written_to_a_list(tmp_path):
     touch(tmp_path / "s1" / os.fsdecode(b"\xff\xfe.mp4"), tmp_path / "s1/a\nb.mp4", tmp_path / "s1/ö.mp4")
     assert sorted(names(tmp_path)) == ["s1/__", "s1/a_b", "s1/ö"]
+
+
+def test_a_folder_is_never_named_like_a_clip(tmp_path):
+    touch(tmp_path / "s/a.mp4", tmp_path / "s/a.t1.mp4", tmp_path / "s/a.t1/b.mp4", tmp_path / "s.t22/t.t2x/c.mp4")
+    assert sorted(names(tmp_path)) == ["s/a", "s/a.t1", "s/a_t1/b", "s_t22/t.t2x/c"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("s/a.mp4", "s/a.mkv"), ("s/a b.mp4", "s/a_b.mp4"), ("s/c.t1/d.mp4", "s/c_t1/d.mp4")]
+)
+def test_two_videos_of_one_name_are_refused_by_their_files(tmp_path, first, second):
+    touch(tmp_path / first)
+    list_videos(tmp_path)
+    touch(tmp_path / second)
+    with pytest.raises(UserError, match="would give clips of one name") as error:
+        list_videos(tmp_path)
+    assert str(tmp_path / first) in str(error.value) and str(tmp_path / second) in str(error.value)
+
+
+def test_the_name_of_a_clip_says_which_video_and_track_it_is_of():
+    videos, tracks = ("s/a", "s/a.t1", "s/a.t1.t1", "s/a.t", "s/a1"), range(1, 13)
+    clips = {clip_name(video, track): video for video in videos for track in tracks}
+    assert len(clips) == len(videos) * len(tracks)
+    assert all(video_of(clip) == video for clip, video in clips.items())
 
 
 def test_list_files(tmp_path):
