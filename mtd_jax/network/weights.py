@@ -16,13 +16,15 @@ from mtd_jax.network.model import ModelConfig, SyncModel, abstract_model
 
 def model_arrays(model: SyncModel) -> dict[str, jax.Array]:
     """Parameters and BatchNorm statistics by name; nothing else is in a model."""
-    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    return {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
 
 
 def split_statistics(model: SyncModel) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """(parameters, BatchNorm statistics) by name: what the optimiser changes and what it does not."""
     _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, statistics = ({_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)} for state in states)
+    params, statistics = (
+        {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(state)} for state in states
+    )
     return params, statistics
 
 
