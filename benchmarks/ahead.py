@@ -13,7 +13,7 @@ from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, abstract_model
-from mtd_jax.network.weights import abstract_arrays, split_statistics
+from mtd_jax.network.weights import abstract_arrays, kernels_in, split_statistics
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
 from mtd_jax.training.step import Run, compile_steps, state_of
@@ -63,9 +63,14 @@ def published_run(devices, fsdp: int, compute_dtype: str, *, tiny: bool = False)
     )
 
 
+def abstract_teacher(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """The frozen teacher's arrays as training places them."""
+    return jax.eval_shape(functools.partial(kernels_in, run.teacher.compute_dtype), abstract_arrays(run.teacher))
+
+
 def lower(run: Run, rows: int, step: str) -> jax.stages.Lowered:
     """The program of a step ("train" or "validate") on `rows` pairs, to be compiled for the mesh of `run`."""
-    teacher = abstract_arrays(run.teacher)
+    teacher = abstract_teacher(run)
     state = jax.eval_shape(functools.partial(state_of, run), *split_statistics(abstract_model(run.model)))
     train_fn, validate_fn = compile_steps(run, state, teacher)
     batch = abstract_batch(rows, run.model.window_frames, step)

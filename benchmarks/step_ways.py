@@ -14,7 +14,7 @@ from configs import distill
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, SyncModel
-from mtd_jax.network.weights import model_arrays
+from mtd_jax.network.weights import kernels_in, model_arrays
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer
 from mtd_jax.training.step import Run, compile_steps, initial_state, training_mel
@@ -91,7 +91,7 @@ def our_way(sizes: Sizes, dtype: str) -> Way:
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     run = Run(student, teacher, Objective.from_config(config.loss), optimizer, config.seed, mesh)
     state = place(initial_state(run, SyncModel(student, seed=0)), mesh)
-    teacher_arrays = place(weights(sizes)[1], mesh)
+    teacher_arrays = place(kernels_in(dtype, weights(sizes)[1]), mesh)
     batches = [put_batch(batch, mesh) for batch in host_batches(sizes)]
     step_fn, _ = compile_steps(run, state, teacher_arrays)
     compiled = step_fn.lower(state, teacher_arrays, batches[0]).compile()

@@ -22,11 +22,11 @@ from jax.experimental import topologies  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.ahead import collectives, lower, memory_of, published_run  # noqa: E402
+from benchmarks.ahead import abstract_teacher, collectives, lower, memory_of, published_run  # noqa: E402
 from benchmarks.common import run_benchmark  # noqa: E402
 from mtd_jax.errors import UserError, one_line  # noqa: E402
 from mtd_jax.network.model import abstract_model  # noqa: E402
-from mtd_jax.network.weights import abstract_arrays, split_statistics  # noqa: E402
+from mtd_jax.network.weights import split_statistics  # noqa: E402
 from mtd_jax.storage import check_writable, write_text  # noqa: E402
 from mtd_jax.training.step import Run  # noqa: E402
 
@@ -99,7 +99,7 @@ def report(run: Run, devices, step: str) -> dict:
         "bytes_accessed": cost["bytes accessed"],
         "collectives": collectives(compiled.as_text()),
         "trained_bytes": bytes_of(split_statistics(abstract_model(run.model))[0]),
-        "teacher_bytes": bytes_of(abstract_arrays(run.teacher)),
+        "teacher_bytes": bytes_of(abstract_teacher(run)),
     }
 
 
@@ -124,7 +124,7 @@ def violations(figures: dict) -> list[str]:
 
 
 def bytes_of(arrays: dict) -> int:
-    return sum(4 * array.size for array in arrays.values())
+    return sum(array.dtype.itemsize * array.size for array in arrays.values())
 
 
 def print_report(figures: dict):

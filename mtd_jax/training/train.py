@@ -1,10 +1,11 @@
 """Training, of a teacher or a student: one loop, read from top to bottom."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from mtd_jax.checkpoint import load_model, open_manager, writing
@@ -18,7 +19,7 @@ from mtd_jax.distributed.preemption import Preemption
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel
-from mtd_jax.network.weights import model_arrays
+from mtd_jax.network.weights import computing_in, kernels_in, model_arrays
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
@@ -72,7 +73,8 @@ def train(config, workdir, report=print) -> dict:
         mesh=make_mesh(config.mesh),
     )
     state = place(initial_state(run, SyncModel(run.model, seed=config.seed)), run.mesh)
-    teacher_arrays = place(model_arrays(teacher) if teacher else {}, run.mesh)
+    frozen = kernels_in(teacher.config.compute_dtype, model_arrays(teacher)) if teacher else {}
+    teacher_arrays = place(frozen, run.mesh)
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 
     workdir = epath.Path(workdir)
@@ -155,8 +157,7 @@ def load_teacher(config):
             raise UserError(
                 f"config.model.{name}: expected {theirs} as in the teacher {config.teacher}, got {ours}"
             )
-    teacher.config = dataclasses.replace(teacher.config, compute_dtype=student.compute_dtype)
-    return teacher
+    return computing_in(student.compute_dtype, teacher)
 
 
 def _say_nothing(line):
@@ -184,17 +185,24 @@ def validate_epoch(
         pairs_per_clip=config.val_pairs_per_clip,
         shard=shard,
     )
-    sums: dict[str, float] = {}
+    sums = None
     for batch in batches:
         del batch["skipped"]
-        for name, value in jax.device_get(eval_fn(state, put_batch(batch, mesh))).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    if not sums["pairs"]:
+        found = eval_fn(state, put_batch(batch, mesh))
+        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+    sums = jax.device_get(sums)  # once: the device is never waited for between batches
+    if sums is None or not sums["confusion"].any():
         raise UserError(f"no pair of config.data.val_list={config.data.val_list} could be drawn; check the clips")
-    metrics = {"val_loss": sums["loss"] / sums["pairs"], "val_accuracy": sums["right"] / sums["pairs"]}
-    for name in ("f1", "f1_reference"):
-        right, wrong, missed = (
-            sums[f"{name}_{kind}"] for kind in ("true_positive", "false_positive", "false_negative")
-        )
-        metrics[f"val_{name}"] = 2 * right / max(2 * right + wrong + missed, 1.0)
+    return validation_metrics(**sums)
+
+
+def validation_metrics(loss: np.ndarray, confusion: np.ndarray) -> dict[str, float]:
+    """Mean loss, accuracy and F1 at both thresholds. Args: sums over all pairs, as from `step.eval_step`."""
+    pairs = float(confusion[0].sum())
+    metrics = {"val_loss": float(loss) / pairs, "val_accuracy": float(np.trace(confusion[0])) / pairs}
+    for name, ((_, false_positive), (false_negative, true_positive)) in zip(
+        ("val_f1", "val_f1_reference"), confusion, strict=True
+    ):
+        both = 2 * true_positive
+        metrics[name] = float(both / max(both + false_positive + false_negative, 1))
     return metrics

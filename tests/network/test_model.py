@@ -87,6 +87,8 @@ def test_parameters_and_statistics_are_all_of_a_model():
     assert params.keys() | statistics.keys() == model_arrays(model).keys()
     assert len(statistics) == 2 * 31  # mean and variance after each convolution
     assert sum(array.size for array in params.values()) == count_parameters(model)
+    shapes, _ = split_statistics(abstract_model(model.config))  # without a single array
+    assert {n: (x.shape, x.dtype) for n, x in shapes.items()} == {n: (x.shape, x.dtype) for n, x in params.items()}
 
 
 @pytest.mark.parametrize("fold", [conv3d._conv_taps, conv3d._conv_toeplitz])

@@ -105,6 +105,29 @@ def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_
     assert totals[0] == totals[1]
 
 
+def test_a_teacher_computes_in_the_students_dtype_and_stays_as_it_was(corpus, teacher, tmp_path, monkeypatch):
+    config = small_config(corpus, name="mtd")
+    config.epochs, config.model.compute_dtype, config.teacher = 1, "bfloat16", str(teacher)
+    loaded, runs = [], []
+    load_model, compile_steps = train_module.load_model, train_module.compile_steps
+
+    def load(directory):
+        loaded.append(load_model(directory))
+        return loaded[-1]
+
+    def compiled(run, state, teacher_arrays):
+        runs.append((run, teacher_arrays))
+        return compile_steps(run, state, teacher_arrays)
+
+    monkeypatch.setattr(train_module, "load_model", load)
+    monkeypatch.setattr(train_module, "compile_steps", compiled)
+    train(config, tmp_path, report=lambda line: None)
+    (model,), ((run, arrays),) = loaded, runs
+    assert model.config == load_model(teacher).config and model.config.compute_dtype == "float32"
+    assert model.head.kernel.dtype == "float32"
+    assert run.teacher.compute_dtype == "bfloat16" and arrays["head/kernel"].dtype == "bfloat16"
+
+
 @pytest.fixture(scope="module")
 def undisturbed(corpus, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
