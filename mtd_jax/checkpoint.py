@@ -150,40 +150,43 @@ def find_checkpoint(directory: str | os.PathLike) -> epath.Path:
     if (path / "config").exists():
         return path
     for run in (path / "checkpoints", path):
-        if run.exists() and any(child.name.isdigit() for child in run.iterdir()):
-            with open_manager(run, read_only=True) as manager:
-                step = manager.best_step()
-                return run / str(manager.latest_step() if step is None else step)
+        steps = [int(child.name) for child in run.iterdir() if child.name.isdigit()] if run.exists() else []
+        if steps:
+            losses = {step: _validation_loss(run / str(step)) for step in steps}
+            validated = [(loss, -step) for step, loss in losses.items() if loss is not None]
+            return run / str(-min(validated)[1] if validated else max(steps))
     raise UserError(
         f"{directory}: expected a checkpoint directory, found none; convert one with "
         "converters.torch_to_flax or train one with --mode=train"
     )
 
 
-def open_manager(
-    directory: str | os.PathLike, *, read_only: bool = False, best_and_last: int = 1
-) -> ocp.CheckpointManager:
+def _validation_loss(path: epath.Path) -> float | None:
+    """Of one checkpoint of a run; None if no validation took place after its step."""
+    file = path / "metrics" / "metrics"
+    if not file.exists():
+        return None
+    with _decoding(path, "metrics"):
+        return json.loads(file.read_text())[BEST_METRIC]
+
+
+def open_manager(directory: str | os.PathLike, *, best_and_last: int = 1) -> ocp.CheckpointManager:
     """The checkpoints of one run: the last one and the one with the lowest validation loss are kept."""
-    if read_only:
-        options = ocp.CheckpointManagerOptions(
-            read_only=True, best_fn=lambda metrics: metrics[BEST_METRIC], best_mode="min"
-        )
-    else:  # with a best_fn, orbax would warn of every checkpoint that is saved between two validations
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[BEST_METRIC],
-            reverse=True,
-            n=best_and_last,
-            keep_checkpoints_without_metrics=False,
-        )
-        keep = policies.AnyPreservationPolicy([policies.LatestN(best_and_last), best])
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+    # No best_fn: with one, orbax would warn of every checkpoint that is saved between two validations.
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+        reverse=True,
+        n=best_and_last,
+        keep_checkpoints_without_metrics=False,
+    )
+    keep = policies.AnyPreservationPolicy([policies.LatestN(best_and_last), best])
+    options = ocp.CheckpointManagerOptions(preservation_policy=keep)
     directory = epath.Path(directory).absolute()
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=_handlers())
     except json.JSONDecodeError:  # orbax reads the metrics of every step, and does not say whose are damaged
         for file in sorted(directory.glob("*/metrics/metrics")):
-            with _decoding(file.parent.parent, "metrics"):
-                json.loads(file.read_text())
+            _validation_loss(file.parent.parent)
         raise
 
 

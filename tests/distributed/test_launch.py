@@ -168,7 +168,7 @@ def test_a_pod_survives_a_signal_and_a_death(corpus, tmp_path):
     for name in expected:
         np.testing.assert_array_equal(ours[name], expected[name], err_msg=name)
     kernel = restore_arrays(find_checkpoint(tmp_path / "broken"), "model")["head/kernel"]
-    assert kernel.is_fully_addressable and load_model(tmp_path / "broken").config.num_layers == 1
+    assert np.isfinite(kernel).all() and load_model(tmp_path / "broken").config.num_layers == 1
 
 
 def test_all_processes_refuse_different_settings(corpus, tmp_path):
