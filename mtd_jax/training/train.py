@@ -31,7 +31,7 @@ MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 
 
 
 def train(config, workdir, report=print) -> dict:
-    """Trains until the configured number of epochs; run again after an interruption, it goes on where it was.
+    """Trains for the configured number of epochs; call it again after an interruption to resume.
 
     Several processes (see `distributed`) call it with the same arguments; the first reports and writes metrics.
 
