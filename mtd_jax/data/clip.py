@@ -38,7 +38,7 @@ class Clip:
 
     @property
     def num_frames(self) -> int:
-        """Frames that have both picture and sound."""
+        """Frames that have audio."""
         return min(len(self.frames), len(self.waveform) // SAMPLES_PER_FRAME)
 
 
@@ -96,4 +96,4 @@ def report_unusable(what: str, usable: int, listed: int, skipped: dict[str, list
     if not usable:
         raise UserError(f"{what}: none of its {listed} clips is usable: {reasons or 'the list is empty'}")
     if skipped:
-        logging.warning("%s: %d of %d clips usable; left out: %s", what, usable, listed, reasons)
+        logging.warning("%s: %d of %d clips usable; skipped: %s", what, usable, listed, reasons)

@@ -29,11 +29,11 @@ class Lrs2Source:
       root: folder that holds the speakers' folders.
       list_file: a name such as "train" or "train.txt" for a file in `root`, or a path with a folder in it.
         The first word of each line is `speaker/clip`; other words are ignored.
-      min_frames: clips with fewer frames that have both picture and sound are left out. (The published recipe
+      min_frames: clips with fewer frames that have audio are skipped. (The published recipe
         trains on more than 25 frames; scoring a clip needs one frame more than a window.)
 
     Attributes:
-      skipped: names of the clips left out, by reason.
+      skipped: names of the skipped clips, by reason.
 
     Raises:
       UserError: root or list file missing, a listed path that leaves the root, or no usable clip.
@@ -77,7 +77,7 @@ class Lrs2Source:
         )
 
     def _index(self, listed: list[tuple[int, str]], min_frames: int):
-        """Yields (name, (images, samples) or the reason why the clip is left out), in the list's order."""
+        """Yields (name, (images, samples) or the reason why the clip is skipped), in the list's order."""
 
         def index(line_and_name: tuple[int, str]):
             line, name = line_and_name

@@ -78,7 +78,7 @@ def draw_reference(
 
     These are the pairs of VocaLiST and MTDVocaLiST (arXiv 2210.15563); see docs/method.md, section 4. The other
     window starts at any other frame of the clip. If the window's own audio is near-silent, the other one is not:
-    two silent windows could not be told apart.
+    two silent windows would be indistinguishable.
 
     Returns:
       uint8 frames (T, 48, 96, 3), int16 audio (T·640,), and the label: 1.0 in sync, 0.0 not.

@@ -1,11 +1,11 @@
-"""Faces the user points out instead of a detector: boxes from a JSON file, or the whole picture.
+"""Faces from the user instead of a detector: boxes from a JSON file, or the whole frame.
 
 The file holds one entry or a list of them; each entry is a track of its own:
 
     {"box": [x0, y0, x1, y1], "start_seconds": 1.2, "end_seconds": 7.0}
 
-`box` is in pixels of the upright picture, x1 and y1 exclusive, tight around the face: forehead to chin, without
-hair and ears. The times count from the first picture; left out, they mean its start and the end of the video.
+`box` is in pixels of the upright frame, x1 and y1 exclusive, tight around the face: forehead to chin, without
+hair and ears. The times count from the first frame and default to the start and the end of the video.
 A bare [x0, y0, x1, y1] is short for an entry without times.
 """
 
@@ -21,7 +21,7 @@ from mtd_jax.data.clip import FPS
 from mtd_jax.errors import UserError
 from mtd_jax.faces.tracks import FaceTrack
 
-# The sidecar files of synthetic .mp4 clips hold the last one beside the box.
+# The sidecar files of synthetic .mp4 clips hold the last one as well.
 _KEYS = {"box", "start_seconds", "end_seconds", "audio_delay_samples"}
 
 
@@ -30,8 +30,8 @@ class FaceBox:
     """One face at one place.
 
     Attributes:
-      box: (x0, y0, x1, y1) in pixels; None is the whole picture.
-      start_seconds, end_seconds: when it is there, counted from the first picture; no end is the video's.
+      box: (x0, y0, x1, y1) in pixels; None is the whole frame.
+      start_seconds, end_seconds: when it is there, counted from the first frame; by default to the end.
     """
 
     box: tuple[float, float, float, float] | None
@@ -39,7 +39,7 @@ class FaceBox:
     end_seconds: float = math.inf
 
 
-WHOLE_PICTURE = [FaceBox(None)]
+WHOLE_FRAME = [FaceBox(None)]
 
 
 def read_boxes(path: str | os.PathLike) -> list[FaceBox]:
@@ -60,22 +60,22 @@ def read_boxes(path: str | os.PathLike) -> list[FaceBox]:
 
 
 def tracks_of_boxes(boxes: list[FaceBox], num_frames: int, height: int, width: int) -> list[FaceTrack]:
-    """Tracks of a video's own length and size; boxes are cut at the picture's edges.
+    """Tracks of a video's own length and size; boxes are clipped at the frame's edges.
 
     Raises:
-      UserError: a box outside the picture, or times outside the video.
+      UserError: a box outside the frame, or times outside the video.
     """
     tracks = []
     for face in boxes:
         x0, y0, x1, y1 = face.box or (0, 0, width, height)
         cut = np.array([max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)], np.float32)
         if cut[2] - cut[0] < 2 or cut[3] - cut[1] < 2:
-            raise UserError(f"face box {_shown(face.box)} lies outside the {width}×{height} picture")
+            raise UserError(f"face box {_shown(face.box)} is outside the {width}×{height} frame")
         start, end = round(face.start_seconds * FPS), round(min(face.end_seconds * FPS, num_frames))
         if start >= end:
             until = "its end" if face.end_seconds == math.inf else f"{face.end_seconds:g} s"
             span = f"from {face.start_seconds:g} s to {until}"
-            raise UserError(f"the face box {span} lies outside the video of {num_frames / FPS:.2f} s")
+            raise UserError(f"the face box {span} is outside the video of {num_frames / FPS:.2f} s")
         tracks.append(FaceTrack(start, np.tile(cut, (end - start, 1))))
     return tracks
 

@@ -83,7 +83,7 @@ def face_clips(
         clip = Clip(
             name=f"{video.path.stem}/{number}",
             frames=FaceView(spool, np.array(places[number], np.int64)),
-            waveform=sound_of(track, audio),
+            waveform=audio_of(track, audio),
         )
         clips.append(FaceClip(track, clip, thumbnails[number]))
     return clips, found
@@ -102,7 +102,7 @@ def crop_tracks(
                 yield number, frame, crop_face(pixels, track.boxes[frame - track.start])
 
 
-def sound_of(track: FaceTrack, audio: np.ndarray) -> np.ndarray:
+def audio_of(track: FaceTrack, audio: np.ndarray) -> np.ndarray:
     """The part of a video's audio that belongs to a track, int16 (at most 640 · frames,)."""
     return audio[track.start * SAMPLES_PER_FRAME : track.end * SAMPLES_PER_FRAME]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtd_jax.data.clip import FPS
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxes
 from mtd_jax.faces.detect import FaceDetector, load_detector
 from mtd_jax.faces.shots import CutDetector
 from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
@@ -62,7 +62,7 @@ def face_source(name: str) -> FaceDetector | list[FaceBox]:
       UserError: `name` is none of these, its file cannot be loaded, or the detector's package is missing.
     """
     if name == "whole":
-        return WHOLE_PICTURE
+        return WHOLE_FRAME
     return read_boxes(name) if name.lower().endswith(".json") else load_detector(name)
 
 

@@ -73,7 +73,7 @@ def conv3d_time_first(x, taps, stride_hw, padding_hwt, precision=None):
     """`conv3d` for inference, with time as the first axis; chooses the fastest form for this backend.
 
     On CPU the temporal taps are 2-D convolutions of their own, summed: those that would meet the temporal padding
-    are left out (2 of 15 for T = 5 and three taps), no kernel is filled up with zeros, and little is copied. In
+    are skipped (2 of 15 for T = 5 and three taps), no kernel is filled up with zeros, and little is copied. In
     most layers of student and teacher one core does 190–220 useful GFLOP/s, of 240 in a matrix product, where the
     foldings above do 15–190 (AMD EPYC, Zen 5, jax 0.10.2). Accelerators want few large products: the foldings.
 

@@ -154,7 +154,7 @@ def scale_pixels(frames, pixels: str):
 
 
 class SyncModel(nnx.Module):
-    """Scores whether a window of mouth frames and a window of sound belong together."""
+    """Scores whether a window of mouth frames and a window of audio are in sync."""
 
     def __init__(self, config: ModelConfig, *, seed: int | None = 0):
         """A freshly initialised network: He-normal convolutions, Xavier-uniform dense kernels, zero biases.

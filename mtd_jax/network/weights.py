@@ -69,8 +69,8 @@ def check_cover(expected: dict, found: dict, source: str):
     ]
     problems = [("missing", missing), ("extra", extra), ("of another shape", misshaped)]
     if any(names for _, names in problems):
-        told = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems if names)
-        raise UserError(f"{source} does not fit the model. {told}")
+        listed = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems if names)
+        raise UserError(f"{source} does not fit the model. {listed}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Any videos to training clips in the LRS2 layout: in parallel, resumable, with an account of what was lost."""
+"""Any videos to training clips in the LRS2 layout: in parallel and resumable; reports every loss."""
 
 import contextlib
 import dataclasses
@@ -28,14 +28,14 @@ _source = functools.cache(face_source)  # one detector per process
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What became of the videos, by their names.
+    """The outcome of a run, by names of videos.
 
     Attributes:
       clips: names of the clips of these videos.
-      was_there: videos that an earlier run had done.
-      dropped: video → what was left out of it and why, also when other parts of it were kept.
-      failed: video → why it cannot be used at all.
-      videos: how many there were.
+      was_there: videos that an earlier run finished.
+      dropped: video → the parts of it that give no clip, and why.
+      failed: video → why it cannot be used.
+      videos: their number.
       notes: on the list file.
     """
 
@@ -47,7 +47,7 @@ class Summary:
     notes: list[str]
 
     def lines(self) -> list[str]:
-        """In words: a headline, then one line per loss."""
+        """A headline, then one line per loss."""
         head = f"{len(self.clips)} clips of {self.videos} videos"
         if self.was_there:
             head += f" ({len(self.was_there)} videos were done before)"
@@ -62,17 +62,17 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
     """Writes `<output>/<speaker>/<clip>/{0.jpg, …, audio.wav}` and `<output>/<list_name>.txt`.
 
     A video gives one clip per face track, named `<video>.t1`, `<video>.t2`, … An interrupted run resumes where it
-    stopped; videos that changed, or whose settings did, are processed again; videos that fail are skipped, and
-    tried again by the next run. So are videos whose clips would overwrite what an earlier run made of another one.
+    stopped. Videos are processed again if they or the settings changed, or if they failed before. A video whose
+    clips would overwrite those of another video fails.
 
     Several runs may share a folder: with other list names for validation and test clips, or with the same one,
-    to which the clips of further videos are added then. (A list is started anew by deleting it first.)
+    which then gains the clips of the new videos. (Delete a list to start it again.)
 
     Args:
       videos: a folder, or a list file, see `list_videos`.
       output: a new or empty folder, or one this function has written to before.
       faces: "mtcnn", or "whole" for videos that are cropped to the face already.
-      all_faces: also keep faces beside a larger one. They are mostly listeners, whose lips don't fit the sound.
+      all_faces: also keep faces next to a larger one: mostly listeners, whose lips do not fit the audio.
       list_name: of the list file, without .txt: "train", "val", "test", "pretrain", …
       find: how videos are searched; the same defaults as for inference.
       workers: processes; None = one per CPU core.
@@ -82,8 +82,8 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
       The summary of this run, which is also in `<output>/<list_name>_summary.txt`.
 
     Raises:
-      UserError: no videos, two videos of one name, an output folder that holds something else or cannot be
-        written, no such detector, or no video that gives a clip.
+      UserError: no videos, two videos of one name, an output folder that contains something else or cannot
+        be written, no such detector, or no video that gives a clip.
     """
     if workers is not None and workers < 1:
         raise UserError(f"expected workers ≥ 1, got {workers}")
@@ -92,20 +92,20 @@ def preprocess(videos: str | os.PathLike, output: str | os.PathLike, *, faces: s
     check_list_name(list_name)
     output = Path(os.path.abspath(output))
     named = list_videos(videos)
-    _source(faces)  # a missing detector shows before any work
+    _source(faces)  # fail early if the detector is missing
     try:
         if output.exists() and not (output / STATE).is_dir() and any(output.iterdir()):
-            raise UserError(f"{output} holds something else already: choose a new folder")
+            raise UserError(f"{output} contains something else: choose a new folder")
         (output / STATE).mkdir(parents=True, exist_ok=True)
         list_file = output / f"{list_name}.txt"
-        read_lines(list_file)  # nor does a file of another kind under this name waste it
+        read_lines(list_file)  # if a file of that name is no text, fail before any work
         jobs = [Job(name, path, output, faces, all_faces, find or FindSettings()) for name, path in named]
         done = dict(_run(jobs, workers, progress))
         with contextlib.suppress(OSError):  # another run may be using it
             (output / STATE / "partial").rmdir()
         outcomes = {name: done[name] for name, _ in named}  # in their order
         clips = [clip for outcome in outcomes.values() for clip in outcome.clips]
-        # The lines of a name that an earlier run took for another video stay: they are that one's.
+        # Where an earlier run used a name for another video, its lines stay.
         ours = [name for name, outcome in outcomes.items() if not outcome.name_is_taken]
         others = update_list(list_file, ours, clips)
         notes = [f"{list_file.name} also has {others} clips of other videos, from earlier runs"] if others else []
@@ -140,7 +140,7 @@ def _do(job: Job) -> Outcome:
         return write_clips(job, _source(job.faces))
     except OutputError:
         raise
-    except Exception as error:  # one odd video of thousands doesn't end the run, but is reported and tried again
+    except Exception as error:  # one odd video of thousands must not end the run: it is reported and retried
         return Outcome([], [], " ".join(f"unexpected {type(error).__name__}: {error}".split()))
 
 

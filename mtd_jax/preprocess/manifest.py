@@ -26,10 +26,10 @@ class Record:
     Attributes:
       name: of the video, see `videos.list_videos`.
       video: its path.
-      size, mtime_ns: of the file then.
+      size, mtime_ns: of the file when it was processed.
       settings: with which it was done.
       clips: names of its clips, folders below the output.
-      dropped: what was left out and why, a line each.
+      dropped: parts of the video without a clip and why, one line each.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Record:
     dropped: list[str]
 
     def is_unchanged(self, stat: os.stat_result) -> bool:
-        """Whether a file has the size and the time of this one then."""
+        """Whether the file still has this size and time."""
         return (self.size, self.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 

@@ -45,8 +45,8 @@ def list_videos(videos: str | os.PathLike) -> list[tuple[str, Path]]:
 
     Args:
       videos: a folder, searched for video files in all its folders; or a text file with a video per line, relative
-        to the list's own folder. `.mp4` may be left out there, and words after the name are ignored then, so the
-        list files of LRS2 serve as they are.
+        to the list's own folder. `.mp4` may be omitted, and words after such a name are ignored, so LRS2's own
+        list files work.
 
     Returns:
       Names are the paths below the folder (of the list), without suffix and with _ for white space:

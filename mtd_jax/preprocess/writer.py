@@ -22,7 +22,7 @@ from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from mtd_jax.data.lrs2 import AUDIO_FILE
 from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import FaceBox
-from mtd_jax.faces.clips import crop_tracks, no_face, sound_of
+from mtd_jax.faces.clips import audio_of, crop_tracks, no_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
 from mtd_jax.faces.tracks import DroppedTrack, FaceTrack
@@ -59,11 +59,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a video.
+    """The outcome of one video.
 
     Attributes:
       clips: names of its clips, relative to the output folder.
-      dropped: what was left out and why, a line each.
+      dropped: parts without a clip and why, one line each.
       error: why the file cannot be used at all; empty if it can.
       was_there: whether an earlier run had done it.
       name_is_taken: whether there are clips of another video under its name.
@@ -144,9 +144,9 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
     found = find_faces(video, source, job.find)
     if not found.tracks:
         return Outcome([], [no_face(found), *video.warnings])
-    sound = video.waveform()
-    usable, dropped = choose_tracks(found, sound, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
-    lines = [f"left out {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings
+    audio = video.waveform()
+    usable, dropped = choose_tracks(found, audio, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
+    lines = [f"no clip for {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings
     names = [clip_name(job.name, track) for track in range(1, len(usable) + 1)]
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -157,7 +157,7 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
             jpeg = simplejpeg.encode_jpeg(face, _JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
             (folders[number] / f"{frame - usable[number].start}.jpg").write_bytes(jpeg)
         for folder, track, name in zip(folders, usable, names, strict=True):
-            samples = sound_of(track, sound)
+            samples = audio_of(track, audio)
             soundfile.write(folder / AUDIO_FILE, samples, SAMPLE_RATE, subtype="PCM_16")
             final = job.output / name
             shutil.rmtree(final, ignore_errors=True)
@@ -172,15 +172,15 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
 
 
 def choose_tracks(
-    found: FoundFaces, sound: np.ndarray, *, all_faces: bool, min_frames: int
+    found: FoundFaces, audio: np.ndarray, *, all_faces: bool, min_frames: int
 ) -> tuple[list[FaceTrack], list[DroppedTrack]]:
-    """Tracks cut to the frames that have sound, and what was left out, with reasons.
+    """Tracks cut to the frames that have audio, and the other parts, with reasons.
 
     Args:
       found: the faces of a video.
-      sound: int16 (samples,), its sound.
-      all_faces: keep faces beside a larger one.
-      min_frames: with sound, that a track needs; shorter ones must have it all the time.
+      audio: int16 (samples,), its audio.
+      all_faces: keep faces next to a larger one.
+      min_frames: frames with audio that a track needs; a shorter track needs audio for all of its frames.
     """
     tracks, dropped = found.tracks, list(found.dropped)
     if not all_faces:
@@ -188,22 +188,22 @@ def choose_tracks(
         dropped += smaller
     usable = []
     for track in tracks:
-        frames = len(sound_of(track, sound)) // SAMPLES_PER_FRAME
+        frames = len(audio_of(track, audio)) // SAMPLES_PER_FRAME
         if frames < min(min_frames, len(track.boxes)):
-            dropped.append(DroppedTrack(track.start, track.end, f"only {frames / FPS:g} s of it have sound"))
+            dropped.append(DroppedTrack(track.start, track.end, f"only {frames / FPS:g} s of it have audio"))
         else:
             usable.append(FaceTrack(track.start, track.boxes[:frames]))
     return usable, dropped
 
 
 def largest_at_a_time(tracks: Sequence[FaceTrack]) -> tuple[list[FaceTrack], list[DroppedTrack]]:
-    """Leaves out faces that spend more than half of their frames beside a larger one: listeners, bystanders."""
+    """Drops faces that spend more than half of their frames next to a larger one: listeners, bystanders."""
     kept: list[FaceTrack] = []
     dropped = []
     for track in sorted(tracks, key=_area, reverse=True):
-        beside = max((min(track.end, other.end) - max(track.start, other.start) for other in kept), default=0)
-        if 2 * beside > len(track.boxes):
-            dropped.append(DroppedTrack(track.start, track.end, "beside a larger face"))
+        shared = max((min(track.end, other.end) - max(track.start, other.start) for other in kept), default=0)
+        if 2 * shared > len(track.boxes):
+            dropped.append(DroppedTrack(track.start, track.end, "next to a larger face"))
         else:
             kept.append(track)
     return sorted(kept, key=lambda track: track.start), dropped

@@ -1,4 +1,4 @@
-"""`--mode=infer`: one video or a folder of them, told on the terminal, as JSON, as HTML, as a fixed copy."""
+"""`--mode=infer`: verdicts on one video or a folder: on the terminal, as JSON, as HTML, as a fixed copy."""
 
 import contextlib
 import functools

@@ -42,7 +42,7 @@ class Objective:
         return cls(**(fields | {"layers": layers}))
 
     def initial_learned(self, teacher: ModelConfig | None, student: ModelConfig, seed: int) -> dict:
-        """What is learned beside the model: {"uncertainty": ones} for MTD, FitNet's maps, else {}."""
+        """What is learned with the model: {"uncertainty": ones} for MTD, FitNet's maps, else {}."""
         if self.name == "mtd":
             return {"uncertainty": jnp.ones(1 + len(ENCODERS) * student.num_layers)}
         if self.name == "fitnet" and teacher is not None:

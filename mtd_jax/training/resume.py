@@ -46,7 +46,7 @@ _MAY_CHANGE = (
 
 
 def with_fingerprints(config, clips, teacher):
-    """The config with checksums of the clips' names and of the teacher: a run goes on with the same ones."""
+    """The config with checksums of the clips' names and of the teacher: a resumed run must have the same ones."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)

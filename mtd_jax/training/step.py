@@ -150,11 +150,11 @@ def training_mel(config: ModelConfig, audio: jax.Array) -> jax.Array:
 
 
 def score_grid(model: SyncModel, frames, mel, *, train=False, rngs=None):
-    """Scores every window of frames with every window of sound of the same clip; each is encoded once.
+    """Scores every window of frames with every window of audio of the same clip; each is encoded once.
 
     Args: frames uint8 (B, G, T, 48, 96, 3), mel (B, G, S, 80).
 
-    Returns: logits (B, G, G), [b, i, j] = frames i with sound j, and `Features` of the B·G·G pairs.
+    Returns: logits (B, G, G), [b, i, j] = frames i with audio j, and `Features` of the B·G·G pairs.
     """
     clips, windows = frames.shape[:2]
     video = model.encode_video(frames.reshape(clips * windows, *frames.shape[2:]), train=train)

@@ -17,7 +17,7 @@ _TOLERANCE = Fraction(1, 2 * FPS)
 LONGEST_JUMP = 600  # seconds; a larger jump of the time stamps is an error in the file, not a pause
 
 
-def decode_sound(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
+def decode_audio(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
     """Decodes the main audio stream.
 
     FFmpeg's weights mix the channels down. Gaps in the time stamps, and the time before a late start, become

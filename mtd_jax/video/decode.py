@@ -20,7 +20,7 @@ from av.error import FFmpegError
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
-from mtd_jax.video.audio import LONGEST_JUMP, decode_sound
+from mtd_jax.video.audio import LONGEST_JUMP, decode_audio
 from mtd_jax.video.container import (
     Faults,
     audio_stream,
@@ -38,7 +38,7 @@ _LONG_HOLD = 10  # seconds; a frame shown for longer is worth a warning
 _LAST_HOLD = 1  # seconds; the last frame may claim this much, or as much as the average frame, but no more
 
 
-class Picture:
+class TimedFrame:
     """A decoded frame of the source video. Its conversion to RGB waits for the first use and happens once.
 
     Attributes:
@@ -62,11 +62,11 @@ class Picture:
         return self._source
 
 
-def pictures(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[Picture]:
+def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[TimedFrame]:
     """Yields frames with increasing time stamps; stops at a jump that no recording makes."""
     average = 1 / stream.average_rate if stream.average_rate else Fraction(1, FPS)
     start, duration = declared_times(container)
-    previous: Picture | None = None
+    previous: TimedFrame | None = None
     first, steps = Fraction(0), 0
     for frame in decoded(container, stream, faults):
         time = seconds(frame.pts, frame.time_base)
@@ -85,11 +85,11 @@ def pictures(container: InputContainer, stream: av.VideoStream, faults: Faults) 
         else:
             first = time
         end = time + (seconds(frame.duration or None, frame.time_base) or average)
-        previous = Picture(frame, time, end)
+        previous = TimedFrame(frame, time, end)
         yield previous
 
 
-def on_grid(frames: Iterator[Picture], origin: Fraction, faults: Faults) -> Iterator[tuple[int, Picture]]:
+def on_grid(frames: Iterator[TimedFrame], origin: Fraction, faults: Faults) -> Iterator[tuple[int, TimedFrame]]:
     """Yields (k, the frame for time origin + k/25): the nearest one, but never one 20 ms or more ahead.
 
     A frame is held until the next one, however long that takes. The last frame is held for its declared duration,
@@ -177,17 +177,17 @@ class VideoFile:
         """int16 (samples,), 16 kHz mono, from grid frame 0 to the end of the audio.
 
         Raises:
-          UserError: as `decode_sound`.
+          UserError: as `decode_audio`.
         """
         faults = Faults("audio")
-        samples = decode_sound(self.path, self._origin, faults)
+        samples = decode_audio(self.path, self._origin, faults)
         self._faults["audio"] = faults.warnings()
         return samples
 
-    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, Picture]]:
+    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, TimedFrame]]:
         faults, frame = Faults("video"), None
         with open_container(self.path) as container:
-            source = pictures(container, video_stream(container, self.path), faults)
+            source = video_frames(container, video_stream(container, self.path), faults)
             for k, frame in on_grid(source, self._origin, faults):
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
@@ -211,7 +211,7 @@ def open_video(path: str | os.PathLike) -> VideoFile:
         audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
-        first = next(pictures(container, video, Faults("video")), None)
+        first = next(video_frames(container, video, Faults("video")), None)
     if first is None:
         raise UserError(f"{path}: no frame could be decoded from its video stream")
     height, width = first.rgb().shape[:2]

@@ -65,7 +65,7 @@ def test_only_the_order_pairs_names_that_differ(tmp_path, caplog):
         source = AcappellaSource(tmp_path, "train", min_frames=26)
     for clip, sound in zip((source[0], source[1]), (first, second), strict=True):
         np.testing.assert_array_equal(clip.waveform[:100], sound[:100])
-    assert "2 clips are paired with sounds of other names (first: a/b/9 with x/y/2.wav)" in caplog.text
+    assert "2 clips are paired with audio of other names (first: a/b/9 with x/y/2.wav)" in caplog.text
 
 
 def test_frames_may_be_numbered_from_one(tmp_path):
@@ -84,13 +84,13 @@ def test_pictures_and_sounds_that_are_not_as_many(tmp_path):
         write_song(tmp_path, "test", f"a/b/{clip}")
     (tmp_path / "splits_16k/test/audio/a/b/2.wav").unlink()
     with pytest.raises(
-        UserError, match=r"3 folders of pictures, but 2 sounds in .*audio; .*no sound named a/b/2"
+        UserError, match=r"3 frame folders, but 2 audio files in .*audio; .*no audio named a/b/2"
     ) as e:
         AcappellaSource(tmp_path, "test", min_frames=26)
     assert "\n" not in str(e.value)
     shutil.rmtree(tmp_path / "jpgs/test/a/b/1")
     shutil.rmtree(tmp_path / "jpgs/test/a/b/2")
-    with pytest.raises(UserError, match=r"1 folders of pictures, but 2 sounds .*no pictures named a/b/1"):
+    with pytest.raises(UserError, match=r"1 frame folders, but 2 audio files .*no frames named a/b/1"):
         AcappellaSource(tmp_path, "test", min_frames=26)
 
 

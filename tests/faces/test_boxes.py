@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import WHOLE_PICTURE, FaceBox, read_boxes, tracks_of_boxes
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxes
 from mtd_jax.faces.search import face_source
 
 
@@ -68,7 +68,7 @@ def test_a_missing_file(tmp_path):
 
 def test_boxes_become_tracks_of_the_video():
     faces = [FaceBox((-5, 10, 50, 300)), FaceBox((0, 0, 20, 20), 1.0, 2.0)]
-    tracks = tracks_of_boxes([*faces, *WHOLE_PICTURE], num_frames=75, height=200, width=100)
+    tracks = tracks_of_boxes([*faces, *WHOLE_FRAME], num_frames=75, height=200, width=100)
     assert [(t.start, t.end, t.box) for t in tracks] == [
         (0, 75, (0, 10, 50, 200)),
         (25, 50, (0, 0, 20, 20)),
@@ -79,9 +79,9 @@ def test_boxes_become_tracks_of_the_video():
 @pytest.mark.parametrize(
     ("face", "message"),
     [
-        (FaceBox((100, 0, 150, 50)), r"\[100, 0, 150, 50\] lies outside the 100×200 picture"),
-        (FaceBox((0, 0, 9, 9), 3.0), "from 3 s to its end lies outside the video of 3.00 s"),
-        (FaceBox((0, 0, 9, 9), 4.0, 5.5), "from 4 s to 5.5 s lies outside"),
+        (FaceBox((100, 0, 150, 50)), r"\[100, 0, 150, 50\] is outside the 100×200 frame"),
+        (FaceBox((0, 0, 9, 9), 3.0), "from 3 s to its end is outside the video of 3.00 s"),
+        (FaceBox((0, 0, 9, 9), 4.0, 5.5), "from 4 s to 5.5 s is outside"),
     ],
 )
 def test_boxes_outside_the_video_are_refused(face, message):

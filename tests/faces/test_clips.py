@@ -7,7 +7,7 @@ import pytest
 
 from mtd_jax.data.folder import lower_face
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import WHOLE_PICTURE, FaceBox
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox
 from mtd_jax.faces.clips import FaceSpool, FaceView, face_clips
 from mtd_jax.faces.detect import load_detector
 from mtd_jax.faces.search import FindSettings, find_faces
@@ -126,7 +126,7 @@ def test_no_face_is_one_line_that_says_what_was_seen(tmp_path):
 def test_whole_picture_and_own_boxes_give_the_pictures_as_decoded(tmp_path):
     path = film(tmp_path / "a.mp4", numbered(40, 80, 112))
     frames, _ = read(path)
-    boxes = [*WHOLE_PICTURE, FaceBox((8, 4, 104, 76), 0.4, 0.8)]
+    boxes = [*WHOLE_FRAME, FaceBox((8, 4, 104, 76), 0.4, 0.8)]
     (whole, part), found = face_clips(open_video(path), boxes)
     np.testing.assert_array_equal(whole.clip.frames[5:9], [lower_face(f) for f in frames[5:9]])
     np.testing.assert_array_equal(part.clip.frames[:], [lower_face(f[4:76, 8:104]) for f in frames[10:20]])
@@ -148,7 +148,7 @@ def test_late_streams_stay_on_one_clock(tmp_path, late):
     sound = np.zeros(60 * 640, np.int16)
     sound[30 * 640 : 31 * 640] = noise(0.04)
     video = open_video(mux(tmp_path / "a.mp4", pictures, times, sound, sound_start=max(-late, 0)))
-    (clip,), _ = face_clips(video, WHOLE_PICTURE)
+    (clip,), _ = face_clips(video, WHOLE_FRAME)
     frames, waveform = clip.clip.frames[:].astype(float), np.abs(clip.clip.waveform.astype(float))
     flash = np.argmax(frames.mean(axis=(1, 2, 3)))
     burst = np.argmax(waveform[: 640 * 50].reshape(-1, 640).mean(axis=1))

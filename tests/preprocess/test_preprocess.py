@@ -92,7 +92,7 @@ def killed(tmp_path):
     code = (
         "import os, pathlib\n"
         "from mtd_jax.preprocess import writer as w\n"
-        "from mtd_jax.faces.boxes import WHOLE_PICTURE\n"
+        "from mtd_jax.faces.boxes import WHOLE_FRAME\n"
         "from mtd_jax.faces.search import FindSettings\n"
         "crops = w.crop_tracks\n"
         "def some(video, tracks):\n"
@@ -102,7 +102,7 @@ def killed(tmp_path):
         "w.crop_tracks = some\n"
         f"root = pathlib.Path({str(tmp_path)!r})\n"
         "job = w.Job('a/two', root / 'videos/a/two.mp4', root / 'out', 'whole', False, FindSettings())\n"
-        "w.write_clips(job, WHOLE_PICTURE)\n"
+        "w.write_clips(job, WHOLE_FRAME)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert len(list((tmp_path / "out/.preprocess/partial").rglob("*.jpg"))) == 20
@@ -143,8 +143,8 @@ def test_losses_are_listed_with_reasons_and_the_rest_goes_on(tmp_path, detector)
     assert list(summary.failed) == ["a/broken"] and "not a video" in summary.failed["a/broken"]
     assert summary.dropped["a/empty"] == ["no face was found in 2.0 s of video"]
     assert "long enough" in summary.dropped["a/short"][0]
-    assert "have sound" in summary.dropped["a/mute_end"][0]
-    assert summary.dropped["a/two"] == ["left out 0–2 s: beside a larger face"]
+    assert "have audio" in summary.dropped["a/mute_end"][0]
+    assert summary.dropped["a/two"] == ["no clip for 0–2 s: next to a larger face"]
     assert (tmp_path / "out/val.txt").read_text() == "a/good.t1\na/two.t1\n"
     written = (tmp_path / "out/val_summary.txt").read_text().splitlines()
     assert written == summary.lines() and written[0] == "2 clips of 6 videos" and len(written) == 6
