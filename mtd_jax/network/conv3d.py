@@ -85,10 +85,16 @@ def conv3d_time_first(x, taps, stride_hw, padding_hwt, precision=None):
     Returns:
       (time + 2·pad − k_time + 1, batch, out_height, out_width, out_channels).
     """
-    if jax.default_backend() == "cpu":
+
+    def folded(x, *taps):
+        y = conv3d(jnp.moveaxis(x, 0, 3), jnp.stack(taps, axis=2), stride_hw, padding_hwt, precision)
+        return jnp.moveaxis(y, 3, 0)
+
+    def summed(x, *taps):
         return _conv_summed(x, taps, stride_hw, padding_hwt, precision)
-    y = conv3d(jnp.moveaxis(x, 0, 3), jnp.stack(taps, axis=2), stride_hw, padding_hwt, precision)
-    return jnp.moveaxis(y, 3, 0)
+
+    # By the platform that the program is compiled for: the process may have others.
+    return lax.platform_dependent(x, *taps, cpu=summed, default=folded)
 
 
 def _conv_summed(x, taps, stride_hw, padding_hwt, precision):
