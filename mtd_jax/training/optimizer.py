@@ -32,8 +32,7 @@ def make_optimizer(options, factor) -> optax.GradientTransformation:
 
     Weight decay (AdamW) and clipping act on the model alone.
     """
-    model = [optax.adamw(lambda step: options.learning_rate * factor(step), weight_decay=options.weight_decay)]
-    if options.clip_norm:
-        model.insert(0, optax.clip_by_global_norm(options.clip_norm))
+    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
+    adam = optax.adamw(lambda step: options.learning_rate * factor(step), weight_decay=options.weight_decay)
     loss = optax.adam(lambda step: options.loss_learning_rate * factor(step))
-    return optax.partition({"model": optax.chain(*model), "loss": loss}, {"model": "model", "loss": "loss"})
+    return optax.partition({"model": optax.chain(*clip, adam), "loss": loss}, {"model": "model", "loss": "loss"})
