@@ -44,7 +44,7 @@ _HOME = {
     "Track": "mtd_jax.sync.verdict",
     "mtd_loss": "mtd_jax.training.losses",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,14 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from flax import traverse_util
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mtd_jax.errors import UserError, one_line
 from mtd_jax.network.mel import MEL_SETTINGS
 from mtd_jax.network.model import ModelConfig, SyncModel
-from mtd_jax.network.weights import abstract_arrays, bind, check_cover, model_arrays
+from mtd_jax.network.weights import abstract_arrays, bind, check_cover, flat, model_arrays, nested
 from mtd_jax.storage import is_remote
 
 FORMAT = 3
@@ -51,7 +50,7 @@ def describe(config: ModelConfig, step: int, source: str, trees: Mapping[str, An
         "mel": MEL_SETTINGS,
         "step": int(step),
         "source": source,
-        "checksums": {item: checksums(traverse_util.flatten_dict(tree, sep="/")) for item, tree in trees.items()},
+        "checksums": {item: checksums(flat(tree)) for item, tree in trees.items()},
         "versions": {"jax": jax.__version__, "flax": flax.__version__, "orbax": ocp.__version__},
     }
 
@@ -76,7 +75,7 @@ def save_model(
     path = epath.Path(directory).absolute()
     if path.exists():
         raise UserError(f"{directory} exists already; name a new directory or remove it")
-    trees = {"model": traverse_util.unflatten_dict(model_arrays(model), sep="/")}
+    trees = {"model": nested(model_arrays(model))}
     if loss_weights is not None:
         trees["loss"] = {"uncertainty": jnp.asarray(loss_weights, jnp.float32)}
     with writing(path), _checkpointer() as checkpointer:
@@ -248,12 +247,12 @@ def read_arrays(path: epath.Path, item: str, description: Mapping[str, Any]) -> 
     expected = description["checksums"]
     if item not in expected:
         raise UserError(f"{path}: expected an item {item!r}, found {', '.join(sorted(expected))}")
-    names = traverse_util.unflatten_dict(dict.fromkeys(expected[item], 0), sep="/")
+    names = nested(dict.fromkeys(expected[item], 0))
     # As NumPy arrays: reading into JAX arrays, orbax hides what went wrong in a bare Exception.
     numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
     request = ocp.args.Composite(**{item: ocp.args.PyTreeRestore(names, restore_args=numpy)})
     with _decoding(path, item), _checkpointer() as checkpointer:
-        arrays = traverse_util.flatten_dict(checkpointer.restore(path, request)[item], sep="/")
+        arrays = flat(checkpointer.restore(path, request)[item])
         check_checksums(arrays, expected[item])
     return arrays
 
@@ -350,7 +349,7 @@ def _check_room(directory: epath.Path, size: int) -> None:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers()))
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers()))  # pyright: ignore[reportArgumentType]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:

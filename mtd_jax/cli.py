@@ -122,7 +122,7 @@ def help_text(argv: list[str]) -> str:
             default = "" if values[name].default in (None, False) else f" [{values[name].default}]"
             where = "" if modes else f"{', '.join(belongs)}: "
             lines.append(f"  --{name:<19}{where}{values[name].help}{default}")
-    return "\n".join([__doc__.splitlines()[0], *lines])
+    return "\n".join([f"{__doc__}".splitlines()[0], *lines])
 
 
 def run(argv: list[str] | None = None) -> int:

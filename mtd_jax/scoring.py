@@ -14,12 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float, Int, Num, Shaped, UInt8
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.network.folded import compare_shifts, encode_audio, encode_video, fold
+from mtd_jax.network.folded import FoldedModel, compare_shifts, encode_audio, encode_video, fold
 from mtd_jax.network.mel import HOP, N_FFT, NUM_MEL, log_mel_of_padded
-from mtd_jax.network.model import FRAME_SHAPE, SyncModel
+from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, SyncModel
 from mtd_jax.workers import usable_cores
+
+# 25 per second, RGB; and samples at 16 kHz, int16 or float in [−1, 1).
+Frames = UInt8[Array | np.ndarray, "frames 48 96 3"]
+Waveform = Num[Array | np.ndarray, " samples"]
+Tokens = Shaped[Array, "windows steps width"]
+Scores = Float[np.ndarray, "N shifts"]
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
@@ -32,11 +39,11 @@ def mel_steps(window_frames: int) -> int:
 
 
 class ClipTokens(NamedTuple):
-    """Prenet outputs of a clip: video (N, T, width), audio (N, S, width), zero (S, width) of an all-zero mel."""
+    """Prenet outputs of a clip, and `zero`, of an all-zero mel."""
 
-    video: np.ndarray
-    audio: np.ndarray
-    zero: np.ndarray
+    video: Shaped[np.ndarray, "N T width"]
+    audio: Shaped[np.ndarray, "N S width"]
+    zero: Shaped[np.ndarray, "S width"]
 
 
 class Chunks(NamedTuple):
@@ -70,7 +77,7 @@ class Scorer:
       chunks: how a clip is cut up.
     """
 
-    def __init__(self, model: SyncModel, device: jax.Device | None = None, chunks: Chunks | None = None):
+    def __init__(self, model: SyncModel, device: jax.Device | None = None, chunks: Chunks | None = None):  # pyright: ignore[reportInvalidTypeForm]
         """Args: device: None = JAX's default; chunks: None = the best known for the device."""
         self.config = model.config
         self.device = device or next(iter(jnp.zeros(()).devices()))
@@ -78,22 +85,22 @@ class Scorer:
         self.weights = jax.device_put(fold(model), self.device)
 
     def __call__(
-        self, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
-    ) -> np.ndarray:
+        self, frames: Frames, waveform: Waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
+    ) -> Scores:
         """Scores window i of the frames against audio windows i − max_shift … i + max_shift.
 
         The protocol of docs/method.md, section 5.
 
         Args:
-          frames: uint8 (N + T, 48, 96, 3) RGB at 25 fps, T = config.window_frames.
-          waveform: (samples,) at 16 kHz, int16 or float in [−1, 1). If it covers fewer frames, N shrinks.
+          frames: N + T of them, T = config.window_frames.
+          waveform: if it covers fewer frames, N shrinks.
           max_shift: in frames.
           reference_edges: quirk of the published protocol, which its numbers contain: rows i < max_shift are
             masked on the left only, so in clips of fewer than 2·max_shift windows their entries beyond the clip's
             end hold the score of an all-zero mel. With False every entry outside the clip is −1000.
 
         Returns:
-          float32 (N, 2·max_shift + 1) logits. Column c is audio shifted by c − max_shift frames.
+          float32 logits, N rows of 2·max_shift + 1. Column c is audio shifted by c − max_shift frames.
 
         Raises:
           ValueError: if the clip is shorter than T + 1 frames, or an argument has another shape, dtype or range.
@@ -107,7 +114,7 @@ class Scorer:
             outside[:max_shift] = audio_window[:max_shift] < 0
         return np.where(outside, np.float32(OUT_OF_CLIP), scores)
 
-    def encode(self, frames: np.ndarray, waveform: np.ndarray, count: int) -> ClipTokens:
+    def encode(self, frames: Frames, waveform: Waveform, count: int) -> ClipTokens:
         """Encodes the first `count` windows of frames and of audio, each once."""
         config, chunks = self.config, self.chunks
         window = config.window_frames
@@ -132,8 +139,8 @@ class Scorer:
         video, audio = (np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio))
         return ClipTokens(video, audio, zero)
 
-    def compare(self, tokens: ClipTokens, max_shift: int) -> np.ndarray:
-        """(N, 2·max_shift + 1) logits; audio windows outside the clip are those of an all-zero mel."""
+    def compare(self, tokens: ClipTokens, max_shift: int) -> Scores:
+        """Logits; audio windows outside the clip are those of an all-zero mel."""
         windows = self.chunks.compared
         count = len(tokens.video)
         edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
@@ -159,8 +166,13 @@ class Scorer:
 
 
 def score_clip(
-    model: SyncModel, frames, waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
-) -> np.ndarray:
+    model: SyncModel,
+    frames: Frames,
+    waveform: Waveform,
+    *,
+    max_shift: int = MAX_SHIFT,
+    reference_edges: bool = True,
+) -> Scores:
     """`Scorer(model)(…)`, see there. For several clips make one `Scorer`: it folds the weights once."""
     return Scorer(model)(frames, waveform, max_shift=max_shift, reference_edges=reference_edges)
 
@@ -183,8 +195,8 @@ def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode_frames(config, chunks, weights, frames):
-    """uint8 (chunks.encoded + T − 1, 48, 96, 3) → video tokens (chunks.encoded, T, width)."""
+def _encode_frames(config: ModelConfig, chunks: Chunks, weights: FoldedModel, frames: Frames) -> Tokens:
+    """Video tokens of the chunks.encoded windows of chunks.encoded + T − 1 frames."""
     starts = np.arange(0, chunks.encoded, chunks.together)
     groups = frames[starts[:, None] + np.arange(chunks.together + config.window_frames - 1)]
     tokens = lax.map(lambda group: encode_video(config, weights, group), groups)
@@ -192,30 +204,28 @@ def _encode_frames(config, chunks, weights, frames):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode_audio(config, chunks, weights, samples):
-    """Padded samples of chunks.encoded windows → audio tokens (chunks.encoded, S, width)."""
+def _encode_audio(config: ModelConfig, chunks: Chunks, weights: FoldedModel, samples: Waveform) -> Tokens:
+    """Audio tokens of chunks.encoded windows, from padded samples."""
     mel = log_mel_of_padded(samples)
     first = np.array([mel_steps(i) for i in range(chunks.encoded)])  # int(3.2·i), as published
     return encode_audio(config, weights, mel[first[:, None] + np.arange(mel_steps(config.window_frames))])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_zero_mel(config, weights):
+def _encode_zero_mel(config: ModelConfig, weights: FoldedModel) -> Shaped[Array, "S width"]:
     return encode_audio(config, weights, jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_chunk(config, weights, video_tokens, audio_tokens):
-    return compare_shifts(config, weights, video_tokens, audio_tokens)
+def _score_chunk(config: ModelConfig, weights: FoldedModel, video: Tokens, audio: Tokens) -> Array:
+    return compare_shifts(config, weights, video, audio)
 
 
-def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:
+def context_scores(scores: Scores, context: int, window_frames: int = 5) -> Scores:
     """Averages each row with its neighbours, so that a decision rests on `context` frames (docs/method.md, 5).
 
-    Args: scores (N, shifts); context K ≥ window_frames: n = K − T + 1 rows, from i − ⌊n/2⌋ to i + ⌊(n − 1)/2⌋,
-      cut at the ends of the clip.
-
-    Returns: float64 (N, shifts).
+    Args: context K ≥ window_frames: n = K − T + 1 rows, from i − ⌊n/2⌋ to i + ⌊(n − 1)/2⌋, cut at the ends of the
+      clip.
     """
     if scores.ndim != 2 or len(scores) < 1 or scores.shape[1] % 2 == 0:
         raise ValueError(f"scores: expected (N, 2·max_shift + 1) with N ≥ 1, got {scores.shape}")
@@ -229,15 +239,15 @@ def context_scores(scores, context: int, window_frames: int = 5) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)[:, None]
 
 
-def window_offsets(scores, context: int, window_frames: int = 5) -> np.ndarray:
-    """(N,) offset of each window in frames, positive = the audio is early: delay it to fix."""
+def window_offsets(scores: Scores, context: int, window_frames: int = 5) -> Int[np.ndarray, " N"]:
+    """Offset of each window in frames, positive = the audio is early: delay it to fix."""
     max_shift = scores.shape[1] // 2
     return max_shift - np.argmax(context_scores(scores, context, window_frames), axis=1)
 
 
-def context_accuracy(scores, context: int, tolerance: int = 1, window_frames: int = 5) -> float:
+def context_accuracy(scores: Scores, context: int, tolerance: int = 1, window_frames: int = 5) -> float:
     """Share of a clip's windows whose offset is within ±tolerance frames of 0; the clip is taken to be in sync.
 
-    Args: scores (N, 31) of `score_clip`; context K; tolerance in frames.
+    Args: scores: of `score_clip`; context K; tolerance in frames.
     """
     return float(np.mean(np.abs(window_offsets(np.asarray(scores), context, window_frames)) <= tolerance))

@@ -174,7 +174,7 @@ def saved(tmp_path_factory):
 
     def restore(folder):
         with open_manager(folder) as manager:
-            return restore_run(manager, start, config)
+            return restore_run(manager, run, start, config)
 
     return folder, start, restore
 

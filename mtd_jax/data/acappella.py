@@ -50,7 +50,7 @@ class AcappellaSource:
         self._clips: list[tuple[str, Path, Path]] = []
         counts = []
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS) as pool:
-            results = pool.map(lambda pair: _index_clip(*pair, min_frames), pairs)
+            results = pool.map(lambda pair: _index_clip(pair[0], pair[1], min_frames), pairs)
             for (folder, file), result in zip(pairs, results, strict=True):
                 name = folder.relative_to(frames).as_posix()
                 if isinstance(result, str):

@@ -1,7 +1,7 @@
 """The one record type of the data side, a talking face at 25 fps with 16 kHz audio, and where it comes from."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
@@ -20,6 +20,13 @@ class Sliceable(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, window: slice, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class JpegFrames(Sliceable, Protocol):
+    """Frames that are stored as JPEGs, which `tfds_builder` copies as they are."""
+
+    def encoded(self, number: int) -> bytes: ...
 
 
 @dataclasses.dataclass(frozen=True)

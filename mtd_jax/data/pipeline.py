@@ -30,6 +30,7 @@ from mtd_jax.workers import end_with_parent
 # Row r of global batch k is draw k·B + r; a process of several works out its own rows of it.
 
 MAX_SKIPS = 16  # unusable clips in a row, in one draw, before the data set is called broken
+Example = dict[str, np.ndarray | np.generic]  # a row; grain stacks rows to batches
 _reported: set[str] = set()  # unusable clips this process has logged
 
 
@@ -92,7 +93,7 @@ class TrainingDraw(_Draw):
       UserError: 16 unusable clips in a row.
     """
 
-    def __call__(self, local: int) -> dict[str, np.ndarray]:
+    def __call__(self, local: int) -> Example:
         rng = np.random.default_rng([self.seed, self.number(local)])
         for skipped in range(MAX_SKIPS):
             clip = self.source[int(rng.integers(len(self.source)))]
@@ -118,7 +119,7 @@ class EvaluationDraw(_Draw):
         """Draws in one pass over the source."""
         return len(self.source) * self.pairs_per_clip
 
-    def __call__(self, local: int) -> dict[str, np.ndarray]:
+    def __call__(self, local: int) -> Example:
         number = self.number(local)
         skipped = 0
         if number < self.total:
@@ -137,7 +138,7 @@ class EvaluationDraw(_Draw):
         return _example(frames, audio, labels, skipped) | {"valid": np.bool_(False)}
 
 
-def _example(frames, audio, labels, skipped: int) -> dict[str, np.ndarray]:
+def _example(frames: np.ndarray, audio: np.ndarray, labels: np.ndarray, skipped: int) -> Example:
     return {"frames": frames, "audio": audio, "labels": labels, "skipped": np.int32(skipped)}
 
 
@@ -214,7 +215,7 @@ class TrainingIterator(grain.DatasetIterator):
         self._draw = draw
         self._loading = loading
         self._next_batch = start_batch
-        self._batches = None
+        self._batches: grain.DatasetIterator | None = None
         self._sequence = {
             "seed": draw.seed,
             "batch_size": draw.batch_size,
@@ -225,9 +226,9 @@ class TrainingIterator(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         self._assert_not_closed()
         for attempt in range(_STARTS):
-            self.start_prefetch()
+            batches = self._started()
             try:
-                batch = next(self._batches)
+                batch = next(batches)
                 break
             except BaseException as error:
                 self._stop()  # what was drawn ahead is of no use any more
@@ -244,9 +245,13 @@ class TrainingIterator(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Begins to draw ahead, before the first batch is asked for."""
+        self._started()
+
+    def _started(self) -> grain.DatasetIterator:
         if self._batches is None:
             self._batches = iter(_batches(self._draw, self._next_batch, _ENDLESS, self._loading))
             self._batches.start_prefetch()
+        return self._batches
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint needs, as numbers and strings (JSON)."""

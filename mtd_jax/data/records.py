@@ -64,7 +64,7 @@ def parse(record: bytes) -> Stretch:
     Raises:
       DecodeError, ValueError: the bytes are no such record.
     """
-    fields = tf_example_pb2.Example.FromString(record).features.feature
+    fields = tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
     (name,) = fields["name"].bytes_list.value
     (first_frame,) = fields["first_frame"].int64_list.value
     (waveform,) = fields["waveform"].bytes_list.value
@@ -103,7 +103,7 @@ class RecordSource:
             raise UserError(f"{folder}: no split {split!r}; it has {', '.join(sorted(builder.info.splits))}")
         self.list_path = f"{folder}, split {split}"
         try:  # what the builder noted of the clips, so that nothing has to be read to know their lengths
-            index = builder.info.metadata[split]
+            index = (builder.info.metadata or {})[split]
             self._names, images, samples, skipped, self._record_frames, self._are_halves = (
                 index[key] for key in ("names", "images", "samples", "skipped", "record_frames", "lower_half")
             )
@@ -117,7 +117,7 @@ class RecordSource:
         # data set's description. tfds' own decodes every frame of a record, 40 times the time of `parse`. (tfds
         # 4.9.10 can skip that only with TensorFlow: SkipDecoding fails on a sequence of images in NumPy,
         # DESERIALIZE_NO_DECODE imports TensorFlow.)
-        self._records = builder.as_data_source(split).data_source
+        self._records = builder.as_data_source(split).data_source  # pyright: ignore[reportCallIssue]
         self.encoding = "lower halves encoded again\n" if self._are_halves else ""
         frames = np.minimum(self._images, self._samples // SAMPLES_PER_FRAME)
         self._usable = np.flatnonzero(frames >= min_frames)
@@ -141,7 +141,7 @@ class RecordSource:
         )
 
 
-def _check_files(folder: epath.Path, info: tfds.core.SplitInfo, records: int) -> None:
+def _check_files(folder: epath.Path, info: tfds.core.SplitInfo | tfds.core.SubSplitInfo, records: int) -> None:
     """Raises `UserError` when files are missing, cut off or of another build: before a run, not in its middle."""
     if info.num_examples != records:
         raise UserError(f"{folder}: metadata.json belongs to another build; build the data set again")

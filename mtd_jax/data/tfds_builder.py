@@ -29,7 +29,7 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource, UnusableClip
+from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource, JpegFrames, UnusableClip
 from mtd_jax.data.folder import decode_lower_face
 from mtd_jax.data.records import DATASET_NAME, RECORD_FRAMES, VERSION, features, records_of
 from mtd_jax.data.sources import FORMATS, list_names, open_source
@@ -117,6 +117,7 @@ def clip_examples(clip: Clip, record_frames: int, lower_half: bool) -> list[dict
     """
     try:
         samples = clip.waveform[: len(clip.waveform)]
+        assert isinstance(clip.frames, JpegFrames)
         jpegs = [clip.frames.encoded(number) for number in range(len(clip.frames))]
     except UnusableClip as error:
         return error
@@ -273,7 +274,7 @@ def _command() -> None:
         workers=_WORKERS.value,
     )
     info = tfds.builder_from_directory(target).info
-    for split, index in info.metadata.items():
+    for split, index in (info.metadata or {}).items():
         skipped = sum(map(len, index["skipped"].values()))
         mebibytes = info.splits[split].num_bytes / 2**20
         print(f"{split}: {len(index['names'])} clips, {skipped} skipped, {mebibytes:.1f} MiB")

@@ -6,22 +6,27 @@ are split by rows alone.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 DATA, FSDP = "data", "fsdp"
 ROWS = PartitionSpec((DATA, FSDP))
 
 
-def make_mesh(options: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+class MeshOptions(Protocol):
+    """Section `mesh` of a config. data = -1: as many as there are."""
+
+    data: int
+    fsdp: int
+
+
+def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
     """A (data, fsdp) mesh.
 
     Args:
-      options: section `mesh` of a config: data (-1: as many as there are) and fsdp.
       devices: the devices to use, of all processes; `jax.devices()` by default.
     """
     # Not `jax.make_mesh`, which follows the torus of a TPU. Process after process, the rows of a batch keep the
@@ -33,7 +38,7 @@ def make_mesh(options: ConfigDict, devices: Sequence[jax.Device] | None = None) 
     return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def mesh_shape(options: ConfigDict, num_devices: int) -> tuple[int, int]:
+def mesh_shape(options: MeshOptions, num_devices: int) -> tuple[int, int]:
     """(data, fsdp) for this many devices; data = -1 takes all that fsdp leaves."""
     return num_devices // options.fsdp if options.data == -1 else options.data, options.fsdp
 
@@ -81,16 +86,16 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def gathered(tree: Any, mesh: Mesh | None) -> Any:
+def gathered(tree: Any, mesh: Mesh) -> Any:
     """Inside a step: every array whole on every device, each gathered separately where it is used."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicate(mesh))
+    return jax.lax.with_sharding_constraint(tree, replicate(mesh))
 
 
-def scattered(tree: Any, mesh: Mesh | None) -> Any:
+def scattered(tree: Any, mesh: Mesh) -> Any:
     """Inside a step: back to `kernel_spec`, so that the optimiser updates only the part of each device."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+    return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
 
-def by_rows(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+def by_rows(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`function` applied on each device to its own rows, where XLA would gather them all, as for an FFT."""
-    return function if mesh is None else jax.shard_map(function, mesh=mesh, in_specs=ROWS, out_specs=ROWS)
+    return jax.shard_map(function, mesh=mesh, in_specs=ROWS, out_specs=ROWS)

@@ -105,7 +105,7 @@ def _entry(entry, where: str) -> FaceBox:
     face = FaceBox(tuple(entry["box"]), **times)
     if not all(_is_number(time) for time in times.values()) or not (0 <= face.start_seconds < face.end_seconds):
         raise UserError(f"{where}: expected 0 ≤ start_seconds < end_seconds, got {_shown(entry)}")
-    x0, y0, x1, y1 = face.box
+    x0, y0, x1, y1 = entry["box"]
     if not (x0 < x1 and y0 < y1):
-        raise UserError(f"{where}: expected x0 < x1 and y0 < y1, got {_shown(face.box)}")
+        raise UserError(f"{where}: expected x0 < x1 and y0 < y1, got {_shown(entry['box'])}")
     return face

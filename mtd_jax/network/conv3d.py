@@ -4,28 +4,32 @@ Time has stride 1 everywhere in this family, so a 3-D convolution is a sum over 
 folded into the channels of one 2-D convolution in two ways. Both are exact rearrangements, not approximations.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
+Taps = Sequence[Float[Array | np.ndarray, "k_height k_width in_channels out_channels"]]  # k_time of them
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Wider than this, the zeros of a block-Toeplitz kernel cost more than its better shape gains (2 CPU cores, T = 5).
 _TOEPLITZ_MAX_CHANNELS = 320
 
 
-def conv3d(x, kernel, stride_hw, padding_hwt, precision=None):
-    """Convolves `x` with `kernel`, choosing the cheaper of the two foldings.
+def conv3d(
+    x: Float[Array, "batch height width time in_channels"],
+    kernel: Float[Array, "k_height k_width k_time in_channels out_channels"],
+    stride_hw: Sequence[int],
+    padding_hwt: Sequence[int],
+    precision: lax.Precision | None = None,
+) -> Float[Array, "batch out_height out_width out_time out_channels"]:
+    """Convolves `x` with `kernel`, of the same dtype, choosing the cheaper of the two foldings.
 
     Args:
-      x: (batch, height, width, time, in_channels).
-      kernel: (k_height, k_width, k_time, in_channels, out_channels), same dtype as x.
       stride_hw: strides over height and width; the stride over time is 1.
       padding_hwt: zeros added on both sides of height, width and time.
-      precision: passed on to `lax.conv_general_dilated`.
-
-    Returns:
-      (batch, out_height, out_width, time + 2·pad − k_time + 1, out_channels).
     """
     if kernel.shape[2] == 1:
         return _conv_taps(x, kernel, stride_hw, padding_hwt, precision)
@@ -69,7 +73,13 @@ def _conv2d(x, kernel, stride, padding, precision) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, stride, pairs, dimension_numbers=_DIMENSIONS, precision=precision)
 
 
-def conv3d_time_first(x, taps, stride_hw, padding_hwt, precision=None):
+def conv3d_time_first(
+    x: Float[Array, "time batch height width in_channels"],
+    taps: Taps,
+    stride_hw: Sequence[int],
+    padding_hwt: Sequence[int],
+    precision: lax.Precision | None = None,
+) -> Float[Array, "out_time batch out_height out_width out_channels"]:
     """`conv3d` for inference, with time as the first axis; chooses the fastest form for this backend.
 
     On CPU the temporal taps are 2-D convolutions of their own, summed: those that would meet the temporal padding
@@ -77,13 +87,7 @@ def conv3d_time_first(x, taps, stride_hw, padding_hwt, precision=None):
     most layers of student and teacher one core does 190–220 useful GFLOP/s, of 240 in a matrix product, where the
     foldings above do 15–190 (AMD EPYC, Zen 5, jax 0.10.2). Accelerators want few large products: the foldings.
 
-    Args:
-      x: (time, batch, height, width, in_channels).
-      taps: k_time kernels (k_height, k_width, in_channels, out_channels), same dtype as x.
-      stride_hw, padding_hwt, precision: as for `conv3d`.
-
-    Returns:
-      (time + 2·pad − k_time + 1, batch, out_height, out_width, out_channels).
+    Args: stride_hw, padding_hwt: as for `conv3d`.
     """
 
     def folded(x, *taps):
@@ -114,22 +118,29 @@ def _conv_summed(x, taps, stride_hw, padding_hwt, precision):
             if total is None:
                 total = jnp.zeros((time_out, *y.shape[1:]), y.dtype)
             total = total.at[first:end].add(y)
+    assert total is not None
     return total
 
 
-def conv3d_windows(frames, taps, window: int, stride_hw, padding_hwt, precision=None):
+def conv3d_windows(
+    frames: Float[Array, "frames height width in_channels"],
+    taps: Taps,
+    window: int,
+    stride_hw: Sequence[int],
+    padding_hwt: Sequence[int],
+    precision: lax.Precision | None = None,
+) -> Float[Array, "out_time windows out_height out_width out_channels"]:
     """Convolves all overlapping windows of consecutive frames, each frame only once.
 
     A convolution is linear, so windows that share a frame share what each temporal tap makes of it: the taps of a
     frame are the output channels of one 2-D convolution, and a window sums those of its frames.
 
     Args:
-      frames: (windows + T − 1, height, width, in_channels), T = `window`.
-      taps: k_time kernels (k_height, k_width, in_channels, out_channels), same dtype as frames.
-      stride_hw, padding_hwt, precision: as for `conv3d`; every window has zeros of its own before and after it.
+      window: T.
+      stride_hw, padding_hwt: as for `conv3d`; every window has zeros of its own before and after it.
 
     Returns:
-      (time, windows, out_height, out_width, out_channels), as `conv3d_time_first` of the stacked windows.
+      As `conv3d_time_first` of the stacked windows.
     """
     windows, pad_time = len(frames) - window + 1, padding_hwt[2]
     y = _conv2d(frames, jnp.concatenate(taps, axis=-1), stride_hw, padding_hwt[:2], precision)

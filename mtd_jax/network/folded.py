@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from mtd_jax.network.conv3d import conv3d_time_first, conv3d_windows
 from mtd_jax.network.layers import (
@@ -110,7 +110,7 @@ def fold(model: SyncModel) -> FoldedModel:
 def encode_video(
     config: ModelConfig, weights: FoldedModel, frames: UInt8[Array, "frames 48 96 3"]
 ) -> Shaped[Array, "windows time width"]:
-    """Tokens of every window of T consecutive frames: uint8 (windows + T − 1, 48, 96, 3) → (windows, T, width)."""
+    """Tokens of every window of T consecutive frames."""
     precision = precision_of(config.compute_dtype)
     x = scale_pixels(frames, config.pixels).astype(config.compute_dtype)
     geometry, _ = _geometry(config)
@@ -126,7 +126,7 @@ def encode_video(
 def encode_audio(
     config: ModelConfig, weights: FoldedModel, mel: Float[Array, "windows steps 80"]
 ) -> Shaped[Array, "windows steps width"]:
-    """Tokens of every window of audio: log-mel (windows, S, 80) → (windows, S, width)."""
+    """Tokens of every window of audio."""
     x = jnp.swapaxes(mel, 1, 2)[..., None].astype(config.compute_dtype)
     _, geometry = _geometry(config)
     for (kernel, bias), (stride, padding, residual) in zip(weights.audio, geometry, strict=True):
@@ -148,15 +148,7 @@ def compare_shifts(
     video_tokens: Shaped[Array, "windows time width"],
     audio_tokens: Shaped[Array, "audio_windows steps width"],
 ) -> Float[Array, "windows shifts"]:
-    """Logits of each video window against a run of audio windows.
-
-    Args:
-      video_tokens: (windows, T, width).
-      audio_tokens: (windows + shifts − 1, S, width).
-
-    Returns:
-      float32 (windows, shifts): entry (i, c) is video window i against audio window i + c.
-    """
+    """Logits of each video window i against a run of audio windows: column c is that against window i + c."""
     windows = len(video_tokens)
     shifts = len(audio_tokens) - windows + 1
     audio_of_pair = (np.arange(windows)[:, None] + np.arange(shifts)).reshape(-1)
@@ -231,19 +223,16 @@ def _geometry(config: ModelConfig) -> tuple[list[_Block], list[_Block]]:
 def _read(
     config: ModelConfig,
     encoder: FoldedEncoder,
-    queries: Array,
-    sources: Array,
-    source_of_query: np.ndarray | None = None,
-) -> Array:
-    """A `CrossModalEncoder`: queries (pairs, q, width) attend to sources (n, k, width).
+    queries: Shaped[Array, "pairs q width"],
+    sources: Shaped[Array, "n k width"],
+    source_of_query: Int[np.ndarray, " pairs"] | None = None,
+) -> Shaped[Array, "pairs q width"]:
+    """A `CrossModalEncoder`: queries attend to sources.
 
     A layer's keys and values depend on the source alone, so they are computed once per source, not once per pair.
 
     Args:
-      source_of_query: (pairs,) index of the source of each pair; None: n = pairs, in the same order.
-
-    Returns:
-      (pairs, q, width).
+      source_of_query: index of the source of each pair; None: n = pairs, in the same order.
     """
     x, sources = queries, _normalise(sources)
     mask = attention_mask(queries.shape[1], sources.shape[1])
@@ -259,19 +248,17 @@ def _read(
     return _final_norm(encoder, x)
 
 
-def _read_shared(config: ModelConfig, encoder: FoldedEncoder, queries: Array, sources: Array) -> Array:
+def _read_shared(
+    config: ModelConfig,
+    encoder: FoldedEncoder,
+    queries: Shaped[Array, "n pairs q width"],
+    sources: Shaped[Array, "n k width"],
+) -> Shaped[Array, "n pairs*q width"]:
     """`_read` for groups of pairs that share a source.
 
     There are few keys for many queries, so the query and output projections are multiplied into keys and values,
     once per source: logits = x · (W_query · key) and output = weights · (value · W_out). Two thin products replace
     two square ones and many tiny ones: 0.14 instead of 0.65 ms on one core per layer and window of the student.
-
-    Args:
-      queries: (n, pairs, q, width).
-      sources: (n, k, width), one for all pairs of a group.
-
-    Returns:
-      (n, pairs·q, width).
     """
     groups, pairs, q, width = queries.shape
     k, heads = sources.shape[1], config.num_heads
@@ -300,7 +287,7 @@ def _feedforward(config: ModelConfig, layer: FoldedLayer, x: Array) -> Array:
     return _dense(config, layer.fc2, jax.nn.relu(_dense(config, layer.fc1, _normalise(x))))
 
 
-def _embed(config: ModelConfig, tokens: Array) -> Array:
+def _embed(config: ModelConfig, tokens: Shaped[Array, "n steps width"]) -> Shaped[Array, "n steps width"]:
     """Tokens as a `CrossModalEncoder` embeds them: scaled by √width, with positions added."""
     tokens = tokens.astype(config.compute_dtype)
     positions = sinusoidal_positions(*tokens.shape[1:]).astype(tokens.dtype)
@@ -309,7 +296,7 @@ def _embed(config: ModelConfig, tokens: Array) -> Array:
     return tokens * jnp.asarray(config.width**0.5, tokens.dtype) + positions
 
 
-def _normalise(x: Array) -> Array:
+def _normalise(x: Shaped[Array, "*rows width"]) -> Shaped[Array, "*rows width"]:
     """LayerNorm without scale and bias, computed in float32."""
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(axis=-1, keepdims=True)
@@ -320,15 +307,18 @@ def _final_norm(encoder: FoldedEncoder, x: Array) -> Array:
     return _normalise(x) * encoder.final_norm.kernel + encoder.final_norm.bias
 
 
-def _dense(config: ModelConfig, affine: Affine, x: Array) -> Array:
-    """All leading axes as rows of one product: (…, in) → (…, out)."""
+def _dense(
+    config: ModelConfig, affine: Affine, x: Shaped[Array, "*rows width_in"]
+) -> Shaped[Array, "*rows width_out"]:
+    """All leading axes as rows of one product."""
     rows = x.reshape(-1, x.shape[-1])
     y = jnp.dot(rows, affine.kernel, precision=precision_of(config.compute_dtype)) + affine.bias
     return y.reshape(*x.shape[:-1], -1)
 
 
-def _split_heads(config: ModelConfig, x: Weights) -> Weights:
-    """(…, width) → (…, heads, head_dim)."""
+def _split_heads(
+    config: ModelConfig, x: Shaped[Weights, "*rows width"]
+) -> Shaped[Weights, "*rows heads head_dim"]:
     return x.reshape(*x.shape[:-1], config.num_heads, -1)
 
 

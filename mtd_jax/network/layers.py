@@ -9,14 +9,20 @@ every backend, and nothing to compile (JAX would compile a program for each of s
 """
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float, Shaped
 
 from mtd_jax.network.conv3d import conv3d
+
+if TYPE_CHECKING:
+    from mtd_jax.network.model import ModelConfig
 
 EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
@@ -24,28 +30,34 @@ _BATCH_NORM_MOMENTUM = 0.1  # in PyTorch's sense: the weight of the new batch
 
 # Where random kernels come from. None: zeros, for a model whose shapes alone are wanted, or that a caller fills.
 Draws = np.random.Generator | None
+Rngs = nnx.Rngs | None  # for dropout
+Queries = Float[Array, "batch q width"]
+Source = Float[Array, "batch k width"]
+# New queries; attention logits, after scaling and mask, before the softmax; value logits. Logits are float32.
+Read = tuple[Queries, Float[Array, "batch heads q k"], Float[Array, "batch heads k k"]]
+ReadByLayers = tuple[Queries, Float[Array, "layers batch heads q k"], Float[Array, "layers batch heads k k"]]
 
 
-def he_normal(rng: Draws, shape: tuple[int, ...]) -> jax.Array:
-    """(…, in, out) from N(0, 2 / fan_in), for layers followed by ReLU (He et al. 2015)."""
+def he_normal(rng: Draws, shape: tuple[int, ...]) -> Float[Array, "*window width_in width_out"]:
+    """From N(0, 2 / fan_in), for layers followed by ReLU (He et al. 2015)."""
     if rng is None:
         return jnp.zeros(shape, jnp.float32)
     return jnp.asarray(rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[:-1]))))
 
 
-def xavier_uniform(rng: Draws, shape: tuple[int, int]) -> jax.Array:
-    """(in, out) from U(−a, a), a² = 6 / (in + out) (Glorot & Bengio 2010)."""
+def xavier_uniform(rng: Draws, shape: tuple[int, int]) -> Float[Array, "width_in width_out"]:
+    """From U(−a, a), a² = 6 / (in + out) (Glorot & Bengio 2010)."""
     if rng is None:
         return jnp.zeros(shape, jnp.float32)
     limit = math.sqrt(6 / sum(shape))
     return jnp.asarray(rng.uniform(-limit, limit, shape).astype(np.float32))
 
 
-def precision_of(compute_dtype: str):
+def precision_of(compute_dtype: str) -> lax.Precision | None:
     return None if compute_dtype == "bfloat16" else lax.Precision.HIGHEST
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
+def at_least_float32(x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -61,7 +73,7 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(width, jnp.float32))
 
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Float[Array, "*batch width"], train: bool) -> Float[Array, "*batch width"]:
         mean, var = self.mean[...], self.var[...]
         if train:
             wide = at_least_float32(x)
@@ -101,7 +113,9 @@ class ConvBlock(nnx.Module):
         self.stride, self.padding, self.residual = stride, padding, residual
         self.compute_dtype = compute_dtype
 
-    def __call__(self, x, train: bool):
+    def __call__(
+        self, x: Float[Array, "batch *space width_in"], train: bool
+    ) -> Float[Array, "batch *out_space width_out"]:
         kernel = self.conv.kernel[...].astype(x.dtype)
         precision = precision_of(self.compute_dtype)
         if kernel.ndim == 5:
@@ -122,16 +136,18 @@ class ConvBlock(nnx.Module):
 class Prenet(nnx.Module):
     """A chain of convolution blocks that reduces all but the time axis to 1."""
 
-    def __init__(self, blocks):
+    def __init__(self, blocks: Iterable[ConvBlock]):
         self.blocks = nnx.List(blocks)
 
-    def __call__(self, x, train: bool):
+    def __call__(
+        self, x: Float[Array, "batch *space time width_in"], train: bool
+    ) -> Float[Array, "batch *ones time width"]:
         for block in self.blocks:
             x = block(x, train)
         return x
 
 
-def video_prenet(config, rng: Draws) -> Prenet:
+def video_prenet(config: "ModelConfig", rng: Draws) -> Prenet:
     """(batch, 48, 96, T, 3) → (batch, 1, 1, T, width), 17 blocks (docs/method.md, section 2)."""
     w0, w1, w2, w3, w4 = config.widths
     half, last = (2, 2), config.last_stride
@@ -153,7 +169,7 @@ def video_prenet(config, rng: Draws) -> Prenet:
     return Prenet([ConvBlock(*row, config.compute_dtype, rng) for row in table])
 
 
-def audio_prenet(config, rng: Draws) -> Prenet:
+def audio_prenet(config: "ModelConfig", rng: Draws) -> Prenet:
     """(batch, 80 mel, S, 1) → (batch, 1, S, width), 14 blocks (docs/method.md, section 2)."""
     w0, w1, w2, w3, w4 = config.widths
     residual, same, third = True, (1, 1), (3, 1)
@@ -177,24 +193,26 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width_out, jnp.float32))
         self.compute_dtype = compute_dtype
 
-    def __call__(self, x, columns=slice(None)):
-        """(…, in) → (…, out), or only the given columns of the output."""
+    def __call__(
+        self, x: Float[Array, "*rows width_in"], columns: slice = slice(None)
+    ) -> Float[Array, "*rows width_out"]:
+        """Args: columns: of the output, those to compute."""
         kernel, bias = (p[...][..., columns].astype(x.dtype) for p in (self.kernel, self.bias))
         rows = x.reshape(-1, x.shape[-1])
         y = jnp.dot(rows, kernel, precision=precision_of(self.compute_dtype)) + bias
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def sinusoidal_positions(length: int, width: int) -> np.ndarray:
-    """(length, width) float32, [sin | cos] halves, positions counted from 1 (Vaswani et al. 2017)."""
+def sinusoidal_positions(length: int, width: int) -> Float[np.ndarray, "length width"]:
+    """float32, [sin | cos] halves, positions counted from 1 (Vaswani et al. 2017)."""
     half = width // 2
     rate = np.exp(np.arange(half) * -(np.log(10_000.0) / (half - 1)))
     angle = np.arange(1, length + 1)[:, None] * rate
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
-def attention_mask(queries: int, keys: int) -> np.ndarray:
-    """(queries, keys) additive mask: −inf above the diagonal 1 + |queries − keys|, else 0."""
+def attention_mask(queries: int, keys: int) -> Float[np.ndarray, "queries keys"]:
+    """Additive mask: −inf above the diagonal 1 + |queries − keys|, else 0."""
     offset = 1 + abs(queries - keys)
     return np.triu(np.full((queries, keys), -np.inf, np.float32), offset)
 
@@ -202,7 +220,7 @@ def attention_mask(queries: int, keys: int) -> np.ndarray:
 class CrossAttention(nnx.Module):
     """Multi-head attention with a packed in-projection; also returns the two relations that MTD distils."""
 
-    def __init__(self, config, rng: Draws):
+    def __init__(self, config: "ModelConfig", rng: Draws):
         width = config.width
         self.in_proj = Linear(width, 3 * width, config.compute_dtype, rng)  # query | key | value
         self.out_proj = Linear(width, width, config.compute_dtype, rng)
@@ -210,12 +228,8 @@ class CrossAttention(nnx.Module):
         self.num_heads = config.num_heads
         self.precision = precision_of(config.compute_dtype)
 
-    def __call__(self, queries, source, train, rngs):
-        """Args: queries (batch, q, width), source (batch, k, width).
-
-        Returns: (batch, q, width); attention logits (batch, heads, q, k), after scaling and mask, before the
-        softmax; value logits (batch, heads, k, k) = V·Vᵀ·head_dim^-½ (Wang et al. 2020). Logits are float32.
-        """
+    def __call__(self, queries: Queries, source: Source, train: bool, rngs: Rngs) -> Read:
+        """The value logits are V·Vᵀ·head_dim^-½ (Wang et al. 2020)."""
         width = queries.shape[-1]
         q = self._split_heads(self.in_proj(queries, slice(width)))
         kv = self.in_proj(source, slice(width, None))
@@ -240,7 +254,7 @@ class CrossAttention(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Pre-LN layer; keys and values are the encoder's input source, normalised by the LayerNorm of the queries."""
 
-    def __init__(self, config, rng: Draws):
+    def __init__(self, config: "ModelConfig", rng: Draws):
         width = config.width
         self.attention_norm = _layer_norm(config)
         self.attention = CrossAttention(config, rng)
@@ -250,8 +264,8 @@ class EncoderLayer(nnx.Module):
         self.relu_dropout = nnx.Dropout(config.relu_dropout)
         self.residual_dropout = nnx.Dropout(config.residual_dropout)
 
-    def __call__(self, x, source, train, rngs):
-        mode = {"deterministic": not train, "rngs": rngs}
+    def __call__(self, x: Queries, source: Source, train: bool, rngs: Rngs) -> Read:
+        mode: dict[str, Any] = {"deterministic": not train, "rngs": rngs}
         y, attention_logits, value_logits = self.attention(
             self.attention_norm(x), self.attention_norm(source), train, rngs
         )
@@ -264,18 +278,13 @@ class EncoderLayer(nnx.Module):
 class CrossModalEncoder(nnx.Module):
     """A stack of layers in which one modality (the query) reads the other (the source)."""
 
-    def __init__(self, config, rng: Draws):
+    def __init__(self, config: "ModelConfig", rng: Draws):
         self.layers = nnx.List([EncoderLayer(config, rng) for _ in range(config.num_layers)])
         self.final_norm = _layer_norm(config)
         self.embedding_dropout = nnx.Dropout(config.embedding_dropout)
         self.skip_zero_tokens = config.zero_tokens_lose_position
 
-    def __call__(self, queries, source, train=False, rngs=None):
-        """Args: queries (batch, q, width), source (batch, k, width).
-
-        Returns: tokens (batch, q, width); attention logits (layers, batch, heads, q, k); value logits
-        (layers, batch, heads, k, k).
-        """
+    def __call__(self, queries: Queries, source: Source, train: bool = False, rngs: Rngs = None) -> ReadByLayers:
         x, source = self._embed(queries, train, rngs), self._embed(source, train, rngs)
         relations = []
         for layer in self.layers:
@@ -293,7 +302,7 @@ class CrossModalEncoder(nnx.Module):
         return self.embedding_dropout(embedded, deterministic=not train, rngs=rngs)
 
 
-def _layer_norm(config):
+def _layer_norm(config: "ModelConfig") -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.width, epsilon=EPSILON, dtype=config.compute_dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
     )

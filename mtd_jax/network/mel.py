@@ -4,6 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 SAMPLE_RATE = 16_000
 N_FFT = 800
@@ -16,15 +17,15 @@ MEL_SETTINGS = {
 }  # fmt: skip
 
 
-def log_mel(waveform):
+def log_mel(waveform: Shaped[Array | np.ndarray, "*batch samples"]) -> Float[Array, "*batch 1+samples//200 80"]:
     """Normalised log-mel spectrogram (SPEC: 80 Slaney mel bands of a magnitude STFT, in dB, mapped to [−4, 4]).
 
     Args:
-      waveform: (…, samples), 16 kHz; float in [−1, 1) or int16. At least 401 samples.
+      waveform: 16 kHz; float in [−1, 1) or int16. At least 401 samples.
 
     Returns:
-      float32 (…, 1 + samples // 200, 80); float64 for a float64 waveform under `jax_enable_x64`. The last column
-      of a training chunk is to be dropped.
+      float32; float64 for a float64 waveform under `jax_enable_x64`. The last column of a training chunk is to be
+      dropped.
 
     Raises:
       ValueError: if the waveform is too short for the reflected border.
@@ -36,8 +37,8 @@ def log_mel(waveform):
     return log_mel_of_padded(jnp.pad(waveform, border, mode="reflect"))
 
 
-def log_mel_of_padded(padded):
-    """`log_mel` of a waveform that has its 400 samples of border already: (…, samples + 800)."""
+def log_mel_of_padded(padded: Shaped[Array | np.ndarray, "*batch padded"]) -> Float[Array, "*batch steps 80"]:
+    """`log_mel` of a waveform that has its 400 samples of border already."""
     if padded.dtype == jnp.int16:
         padded = padded.astype(jnp.float32) / 32768
     elif not jnp.issubdtype(padded.dtype, jnp.floating):
@@ -54,8 +55,8 @@ def log_mel_of_padded(padded):
 
 
 @functools.cache
-def mel_filterbank() -> np.ndarray:
-    """(80, 401) float32 triangular filters on the Slaney mel scale, each of unit area (Slaney 1998)."""
+def mel_filterbank() -> Float[np.ndarray, "80 401"]:
+    """float32 triangular filters on the Slaney mel scale, each of unit area (Slaney 1998)."""
     edges = _mel_to_hz(np.linspace(_hz_to_mel(FMIN), _hz_to_mel(FMAX), NUM_MEL + 2))
     bins = np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT
     low, centre, high = (edges[i : i + NUM_MEL, None] for i in range(3))
@@ -64,9 +65,9 @@ def mel_filterbank() -> np.ndarray:
 
 
 # The Slaney scale: linear below 1 kHz (15 mel), logarithmic above, 27 mel per factor 6.4.
-def _hz_to_mel(hz):
+def _hz_to_mel(hz: float) -> np.ndarray:
     return np.where(hz < 1000, 3 * hz / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
 
 
-def _mel_to_hz(mel):
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))

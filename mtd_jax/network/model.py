@@ -6,19 +6,27 @@ MTDVocaLiST: Chen et al., ICASSP 2024, arXiv 2210.15563.
 
 import dataclasses
 import functools
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, UInt8
 
 from mtd_jax.errors import UserError
-from mtd_jax.network.layers import CrossModalEncoder, Linear, at_least_float32, audio_prenet, video_prenet
+from mtd_jax.network.layers import CrossModalEncoder, Linear, Rngs, at_least_float32, audio_prenet, video_prenet
 
 FRAME_SHAPE = (48, 96, 3)
 NUM_MEL = 80
 PIXELS = ("rgb255", "rgb01", "bgr01")
 ENCODERS = ("fusion", "av", "va")  # the order of MTD's layers
+# Of windows of T frames and S mel columns, S = 3.2·T for a training window.
+Frames = UInt8[Array | np.ndarray, "batch T 48 96 3"]  # RGB, whatever the weights' own convention
+Mel = Float[Array | np.ndarray, "batch S 80"]
+VideoTokens = Float[Array, "batch T width"]
+AudioTokens = Float[Array, "batch S width"]
+Logits = Float[Array, " batch"]  # at least float32; positive = in sync
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +74,7 @@ class ModelConfig:
             )
         if self.pixels not in PIXELS:
             raise UserError(f"model.pixels: expected one of {', '.join(PIXELS)}, got {self.pixels!r}")
-        dtypes = ("float32", "bfloat16", *(["float64"] if jax.config.jax_enable_x64 else []))
+        dtypes = ("float32", "bfloat16", *(["float64"] if jax.config.values["jax_enable_x64"] else []))
         if self.compute_dtype not in dtypes:
             raise UserError(f"model.compute_dtype: expected {' or '.join(dtypes)}, got {self.compute_dtype!r}")
         if self.window_frames < 1 or self.num_layers < 1:
@@ -98,27 +106,28 @@ class ModelConfig:
             (3, 1, self.last_stride),
             (3, 0, (1, 1)),
         ]
-        size = FRAME_SHAPE[:2]
-        for kernel, padding, stride in blocks:
-            size = tuple((n + 2 * padding - kernel) // s + 1 for n, s in zip(size, stride, strict=True))
-        return size
+        height, width, _ = FRAME_SHAPE
+        for kernel, padding, (down, across) in blocks:
+            height = (height + 2 * padding - kernel) // down + 1
+            width = (width + 2 * padding - kernel) // across + 1
+        return height, width
 
     @property
     def width(self) -> int:
         return self.widths[-1]
 
     @classmethod
-    def vocalist(cls, **changes) -> "ModelConfig":
+    def vocalist(cls, **changes: Any) -> "ModelConfig":
         """The teacher, 80,106,561 parameters. The released weights expect BGR in [0, 1]."""
         return cls(**{"widths": (32, 64, 128, 256, 512), "pixels": "bgr01"} | changes)
 
     @classmethod
-    def mtd_vocalist(cls, **changes) -> "ModelConfig":
+    def mtd_vocalist(cls, **changes: Any) -> "ModelConfig":
         """The student, 13,280,961 parameters. The released weights expect RGB in [0, 255]."""
         return cls(**{"widths": (16, 32, 64, 128, 200), "pixels": "rgb255"} | changes)
 
     @classmethod
-    def tiny(cls, **changes) -> "ModelConfig":
+    def tiny(cls, **changes: Any) -> "ModelConfig":
         """A student for laptops and tests, about 0.4 M parameters; half-resolution stem."""
         small = {"widths": (8, 8, 16, 24, 32), "stem_stride": (2, 2), "last_stride": (1, 1), "pixels": "rgb01"}
         return cls(**small | changes)
@@ -130,24 +139,22 @@ class Features:
     """What the network computed on the way. Dictionaries have the keys "fusion", "av" (A→V) and "va" (V→A).
 
     Attributes:
-      video_tokens: (batch, T, width). audio_tokens: (batch, S, width).
-      av_tokens: (batch, S, width). va_tokens: (batch, T, width). fusion_tokens: (batch, S, width).
-      attention_logits: each (layers, batch, heads, query, key), after scaling and mask, before the softmax.
-      value_logits: each (layers, batch, heads, key, key): V·Vᵀ·head_dim^-½.
+      attention_logits: after scaling and mask, before the softmax.
+      value_logits: V·Vᵀ·head_dim^-½.
     """
 
-    video_tokens: jax.Array
-    audio_tokens: jax.Array
-    av_tokens: jax.Array
-    va_tokens: jax.Array
-    fusion_tokens: jax.Array
-    attention_logits: dict[str, jax.Array]
-    value_logits: dict[str, jax.Array]
+    video_tokens: VideoTokens
+    audio_tokens: AudioTokens
+    av_tokens: AudioTokens
+    va_tokens: VideoTokens
+    fusion_tokens: AudioTokens
+    attention_logits: dict[str, Float[Array, "layers batch heads query key"]]
+    value_logits: dict[str, Float[Array, "layers batch heads key key"]]
 
 
-def scale_pixels(frames, pixels: str):
-    """uint8 RGB (…, 3) → float32 in the convention `pixels` of the weights."""
-    x = frames.astype(jnp.float32)
+def scale_pixels(frames: UInt8[Array | np.ndarray, "*batch 3"], pixels: str) -> Float[Array, "*batch 3"]:
+    """RGB → float32 in the convention `pixels` of the weights."""
+    x = jnp.asarray(frames, jnp.float32)
     if pixels == "bgr01":
         x = x[..., ::-1]
     return x if pixels == "rgb255" else x / 255
@@ -174,21 +181,24 @@ class SyncModel(nnx.Module):
         if config.compute_dtype == "float64":
             nnx.update(self, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(self)))
 
-    def __call__(self, frames, mel, *, train=False, rngs=None, return_features=False):
+    @overload
+    def __call__(self, frames: Frames, mel: Mel, *, train: bool = ..., rngs: Rngs = ...) -> Logits: ...
+    @overload
+    def __call__(
+        self, frames: Frames, mel: Mel, *, train: bool = ..., rngs: Rngs = ..., return_features: Literal[True]
+    ) -> tuple[Logits, Features]: ...
+    def __call__(
+        self, frames: Frames, mel: Mel, *, train: bool = False, rngs: Rngs = None, return_features: bool = False
+    ) -> Logits | tuple[Logits, Features]:
         """Scores pairs of windows.
 
         Args:
-          frames: uint8 (batch, T, 48, 96, 3), RGB whatever the weights' own convention.
-          mel: float (batch, S, 80), S = 3.2·T for a training window.
           train: use batch statistics (and update the running ones) and dropout.
           rngs: `nnx.Rngs(dropout=…)`, needed when training with dropout.
           return_features: also return `Features`.
 
-        Returns:
-          logits float32 (batch,), positive = in sync; with return_features a pair (logits, Features).
-
         Raises:
-          ValueError: if a shape or the dtype of the frames is not as above.
+          ValueError: if a shape, or the dtype of the frames, is another.
         """
         if train:
             logits, features = self._forward(frames, mel, train, rngs)
@@ -196,13 +206,13 @@ class SyncModel(nnx.Module):
             logits, features = _evaluate(*nnx.split(self), frames, mel)
         return (logits, features) if return_features else logits
 
-    def _forward(self, frames, mel, train, rngs):
+    def _forward(self, frames: Frames, mel: Mel, train: bool, rngs: Rngs) -> tuple[Logits, Features]:
         video_tokens = self.encode_video(frames, train=train)
         audio_tokens = self.encode_audio(mel, train=train)
         return self.compare(video_tokens, audio_tokens, train=train, rngs=rngs)
 
-    def encode_video(self, frames, *, train=False):
-        """uint8 RGB (batch, T, 48, 96, 3) → video tokens (batch, T, width)."""
+    def encode_video(self, frames: Frames, *, train: bool = False) -> VideoTokens:
+        """Raises `ValueError` for another shape or dtype."""
         if frames.ndim != 5 or frames.shape[2:] != FRAME_SHAPE or frames.dtype != jnp.uint8:
             raise ValueError(
                 f"frames: expected uint8 (batch, T, 48, 96, 3), got {frames.dtype} {tuple(frames.shape)}; "
@@ -211,15 +221,17 @@ class SyncModel(nnx.Module):
         x = scale_pixels(frames, self.config.pixels).astype(self.config.compute_dtype)
         return self.video_prenet(jnp.moveaxis(x, 1, 3), train)[:, 0, 0]
 
-    def encode_audio(self, mel, *, train=False):
-        """Log-mel (batch, S, 80) → audio tokens (batch, S, width)."""
+    def encode_audio(self, mel: Mel, *, train: bool = False) -> AudioTokens:
+        """Raises `ValueError` for another shape."""
         if mel.ndim != 3 or mel.shape[2] != NUM_MEL:
             raise ValueError(f"mel: expected (batch, S, 80), got {tuple(mel.shape)}; see mtd_jax.log_mel")
         x = jnp.swapaxes(mel, 1, 2)[..., None].astype(self.config.compute_dtype)
         return self.audio_prenet(x, train)[:, 0]
 
-    def compare(self, video_tokens, audio_tokens, *, train=False, rngs=None):
-        """Tokens of paired windows, (batch, T, width) and (batch, S, width) → logits (batch,) and `Features`."""
+    def compare(
+        self, video_tokens: VideoTokens, audio_tokens: AudioTokens, *, train: bool = False, rngs: Rngs = None
+    ) -> tuple[Logits, Features]:
+        """Scores pairs of windows by their tokens."""
         av_tokens, *av = self.av_encoder(audio_tokens, video_tokens, train, rngs)
         va_tokens, *va = self.va_encoder(video_tokens, audio_tokens, train, rngs)
         fusion_tokens, *fusion = self.fusion_encoder(av_tokens, va_tokens, train, rngs)
@@ -237,7 +249,7 @@ class SyncModel(nnx.Module):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(graphdef, state, frames, mel):
+def _evaluate(graphdef: nnx.GraphDef, state: nnx.State, frames: Frames, mel: Mel) -> tuple[Logits, Features]:
     """Compiled as a whole: called from outside jit, op by op, a forward pass would take many times as long."""
     return nnx.merge(graphdef, state)._forward(frames, mel, train=False, rngs=None)
 

@@ -6,9 +6,11 @@ Training, scoring, checkpoints and converters handle weights as {"video_prenet/b
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
-from flax import nnx
+from flax import nnx, traverse_util
 
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel, abstract_model
@@ -34,7 +36,7 @@ def abstract_arrays(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return {_name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves}
 
 
-def bind(config: ModelConfig, arrays: dict) -> SyncModel:
+def bind(config: ModelConfig, arrays: Mapping[str, Any]) -> SyncModel:
     """The model around exactly these arrays. Pure, and cheap enough to be called inside a jitted step."""
     graphdef, leaves = _skeleton(config)
     state = nnx.from_flat_state([(path, leaf.replace(arrays[_name(path)])) for path, leaf in leaves])
@@ -55,7 +57,7 @@ def kernels_in(dtype: str, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]
     return {name: array.astype(dtype) if array.ndim > 1 else array for name, array in arrays.items()}
 
 
-def check_cover(expected: dict, found: dict, source: str):
+def check_cover(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
     """Raises one UserError that names every missing, extra and misshaped entry of `found`.
 
     Args: both {name: anything with a .shape}; source: what `found` is, for the message.
@@ -73,8 +75,18 @@ def check_cover(expected: dict, found: dict, source: str):
         raise UserError(f"{source} does not fit the model. {listed}")
 
 
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": leaf}} → {"a/b": leaf}."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def nested(leaves: dict[str, Any]) -> dict[str, Any]:
+    """{"a/b": leaf} → {"a": {"b": leaf}}."""
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
 @functools.lru_cache(maxsize=16)
-def _skeleton(config):
+def _skeleton(config: ModelConfig):
     """The structure of a model without its numbers: graph definition and [(path, abstract variable)]."""
     graphdef, state = nnx.split(abstract_model(config))
     return graphdef, nnx.to_flat_state(state)

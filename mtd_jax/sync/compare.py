@@ -7,10 +7,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.stream import Disposition
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
 
 from mtd_jax.errors import UserError
-from mtd_jax.video.container import Faults, decoded, open_container, video_stream
+from mtd_jax.video.container import Faults, decoded, open_container, seconds, video_stream
 
 _EXACT = 0.002  # seconds; containers round time stamps, Matroska and FLV to milliseconds
 _PRIMING = 0.2  # seconds; the most that an encoder puts before the first sample, or a decoder drops
@@ -69,10 +70,8 @@ def read_contents(path: Path, span: float) -> Contents:
         frame = next(decoded(container, video, Faults("video")), None)
         if frame is None:
             raise UserError(f"{path}: no frame could be decoded from its video stream")
-        matrix = _UPRIGHT
-        for data in frame.side_data:
-            if data.type.name == "DISPLAYMATRIX":
-                matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
+        data = frame.side_data.get("DISPLAYMATRIX")
+        matrix = _UPRIGHT if data is None else np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].tolist()
         size = round(frame.width * (video.sample_aspect_ratio or 1)), frame.height
         width, height = size if matrix[0] else reversed(size)  # a quarter turn has a zero there
         contents = Contents(
@@ -87,7 +86,7 @@ def read_contents(path: Path, span: float) -> Contents:
             height=height,
             chapters=len(container.chapters()),
         )
-    with open_container(path) as container, contextlib.suppress(av.FFmpegError):  # damage ends the comparison
+    with open_container(path) as container, contextlib.suppress(FFmpegError):  # damage ends the comparison
         for packet in container.demux():
             if packet.pts is None:
                 continue
@@ -95,8 +94,9 @@ def read_contents(path: Path, span: float) -> Contents:
             if due > contents.start + span or (before and due < before[-1] - _LEAP):
                 break
             before.append(due)
-    if frame.pts is not None:  # AVI and raw streams leave the times of packets to the decoder
-        times.setdefault(contents.video, [float(frame.pts * frame.time_base)])
+    due = seconds(frame.pts, frame.time_base)
+    if due is not None:  # AVI and raw streams leave the times of packets to the decoder
+        times.setdefault(contents.video, [float(due)])
     contents.times = {index: np.array(times.get(index, [])) for index in contents.kinds}
     return contents
 
@@ -139,7 +139,7 @@ def lost_in_copy(
     return None
 
 
-def _kind(stream: av.stream.Stream, has_chapters: bool) -> str:
+def _kind(stream: Stream, has_chapters: bool) -> str:
     if stream.disposition & Disposition.attached_pic:
         return "cover"
     if stream.type == "data" and "timecode" in stream.metadata:
@@ -149,7 +149,7 @@ def _kind(stream: av.stream.Stream, has_chapters: bool) -> str:
     return stream.type
 
 
-def _label(stream: av.stream.Stream) -> str:
-    audio = f"{stream.rate} Hz, {stream.layout.name}" if stream.type == "audio" else ""
+def _label(stream: Stream) -> str:
+    audio = f"{stream.rate} Hz, {stream.layout.name}" if isinstance(stream, av.AudioStream) else ""
     language = stream.metadata.get("language")
     return ", ".join(filter(None, (getattr(stream, "name", None), audio, language if language != "und" else "")))

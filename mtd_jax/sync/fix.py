@@ -86,6 +86,7 @@ class _Copy:
         self._held = read_contents(source, self._span)
         if self._held.audio is None:
             raise UserError(f"{source}: has no audio stream")
+        self._measured = self._held.video, self._held.audio
         # AVI, ASF and MPEG count frames: they garble the times of modern codecs, and start with the first frame.
         self._counts_frames = not muxer.flags & Flags.variable_fps.value
         self._zero_start = muxer.name == "avi"  # of all audio
@@ -93,7 +94,7 @@ class _Copy:
         self._origin = min(starts[1:] or starts) if self._counts_frames else starts[0]
         self._plan: Plan = {i: self._ways(kind)[0] for i, kind in self._held.kinds.items() if kind in _COPIED}
         self._reasons: dict[int, str] = {}  # why a stream is not copied
-        self._copy: Contents | None = None
+        self._copy: Contents  # of the file that was written last
         self._reports: list[str] = []
 
     def write(self, excerpt: bool = False) -> None:
@@ -115,8 +116,9 @@ class _Copy:
     def negotiate(self) -> None:
         """Finds, stream by stream, the best way that works with those before it."""
         held, self._plan = self._held, {}
-        for index in dict.fromkeys([held.video, held.audio, *(i for kind in _COPIED for i in held.of_kind(kind))]):
-            for way in self._ways(held.kinds[index]):
+        for index in dict.fromkeys([*self._measured, *(i for kind in _COPIED for i in held.of_kind(kind))]):
+            ways = self._ways(held.kinds[index])
+            for way in ways:
                 before = self._plan
                 self._plan = before | {index: way}
                 try:
@@ -124,9 +126,9 @@ class _Copy:
                     break
                 except Refused as error:
                     self._reasons.setdefault(index, str(error))
-                    self._plan, last = before, error
-            if index not in self._plan and index in (held.video, held.audio):
-                raise last
+                    self._plan = before
+                    if way is ways[-1] and index in self._measured:
+                        raise
 
     def notes(self) -> list[str]:
         """What is not as in the source."""

@@ -9,6 +9,7 @@ from typing import IO
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -104,7 +105,7 @@ class Progress:
     config: Config
     writer: MetricWriter | NoWriter
     report: Callable[[str], None]
-    factor: Callable[[np.int32], jax.Array | float]
+    factor: optax.Schedule
     first: int
     total_steps: int
     manager: ocp.CheckpointManager
@@ -138,7 +139,7 @@ class Progress:
             if step == self.first + 1:  # its time includes the compilation, so the speed is measured from here on
                 self._logged, self._logged_at = step, now
             return
-        rate = self.config.optimizer.learning_rate * float(self.factor(np.int32(step - 1)))
+        rate = self.config.optimizer.learning_rate * float(np.asarray(self.factor(np.int32(step - 1))))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         extra, speed = {"learning_rate": rate, "skipped_clips": self._skipped}, ""
         if step > self.first + 1:

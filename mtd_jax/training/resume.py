@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
@@ -23,7 +23,7 @@ from mtd_jax.checkpoint import (
 )
 from mtd_jax.distributed.sharding import place
 from mtd_jax.errors import UserError
-from mtd_jax.network.weights import check_cover, model_arrays
+from mtd_jax.network.weights import check_cover, flat, model_arrays, nested
 from mtd_jax.training.step import Run, TrainState
 
 # What may differ between a run and its resumption: the end (but see below), the paths of the same teacher and the
@@ -84,12 +84,12 @@ def save_run(
 
 
 def restore_run(
-    manager: ocp.CheckpointManager, state: TrainState, config: ConfigDict
+    manager: ocp.CheckpointManager, run: Run, state: TrainState, config: ConfigDict
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The latest state of the run, and its description as from `save_run`.
+    """The latest state of the run, on its mesh, whatever mesh wrote it; and its description as from `save_run`.
 
     Args:
-      state: gives the structure, and the mesh to place the arrays on, whatever mesh wrote the checkpoint.
+      state: gives the structure.
 
     Raises:
       UserError: the checkpoint is damaged, or was made with another configuration; the message names the fields.
@@ -101,18 +101,18 @@ def restore_run(
     found = {}
     for item, tree in _trees(state).items():
         found[item] = read_arrays(path, item, description)
-        check_cover(traverse_util.flatten_dict(tree, sep="/"), found[item], f"{path}/{item}")
+        check_cover(flat(tree), found[item], f"{path}/{item}")
     names = _named_leaves(state.optimizer)
     restored = TrainState(
-        step=np.int32(description["step"]),
+        step=jnp.asarray(description["step"], jnp.int32),
         params={name: found["model"][name] for name in state.params},
         statistics={name: found["model"][name] for name in state.statistics},
-        learned=traverse_util.unflatten_dict(found["loss"], sep="/") if state.learned else {},
+        learned=nested(found["loss"]) if state.learned else {},
         optimizer=jax.tree.unflatten(
             jax.tree.structure(state.optimizer), [found["training"][name] for name in names]
         ),
     )
-    return place(restored, state.step.sharding.mesh), description
+    return place(restored, run.mesh), description
 
 
 def _check_same_config(before: dict, now: dict, where: str):
@@ -135,12 +135,8 @@ def _check_same_config(before: dict, now: dict, where: str):
 
 def _trees(state: TrainState) -> dict:
     """What goes into the checkpoint's array items, by item."""
-    trees = {"model": _nested(state.params | state.statistics), "training": _named_leaves(state.optimizer)}
+    trees = {"model": nested(state.params | state.statistics), "training": _named_leaves(state.optimizer)}
     return trees | ({"loss": state.learned} if state.learned else {})
-
-
-def _nested(arrays: dict) -> dict:
-    return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def _named_leaves(tree) -> dict:

@@ -2,19 +2,26 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Float, Int16, Int32, UInt8
 
 from mtd_jax.compilation import compiler_options
 from mtd_jax.distributed.sharding import by_rows, gathered, replicate, scattered, shardings, split_rows
+from mtd_jax.network.layers import Rngs
 from mtd_jax.network.mel import log_mel
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, split_statistics
 from mtd_jax.training.objective import Objective, Scored
+
+Arrays = dict[str, Array]  # by name
+Frames = UInt8[Array, "B G T 48 96 3"]
+Mel = Float[Array, "B G S 80"]
+PerPair = Float[Array, " pairs"]
 
 # Of the logit: for accuracy and F1; for F1 as in the published code, which compares the logit with 0.5.
 THRESHOLDS = (0.0, 0.5)
@@ -22,14 +29,14 @@ THRESHOLDS = (0.0, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays fixed during a run: the static argument of the steps. Without a mesh they run on one device."""
+    """What stays fixed during a run: the static argument of the steps."""
 
     model: ModelConfig
     teacher: ModelConfig | None
     objective: Objective
     optimizer: optax.GradientTransformation
     seed: int
-    mesh: jax.sharding.Mesh | None = None
+    mesh: jax.sharding.Mesh
 
 
 @jax.tree_util.register_dataclass
@@ -38,15 +45,15 @@ class TrainState:
     """What a step changes.
 
     Attributes:
-      step: int32 scalar, steps done.
-      params, statistics: {name: float32 array}, see `arrays`.
+      step: steps done.
+      params, statistics: float32, see `network.weights`.
       learned: what is learned with the loss, see `Objective.initial_learned`.
       optimizer: optax state over {"model": params, "loss": learned}.
     """
 
-    step: jax.Array
-    params: dict[str, jax.Array]
-    statistics: dict[str, jax.Array]
+    step: Int32[Array, ""]
+    params: Arrays
+    statistics: Arrays
     learned: dict[str, Any]
     optimizer: Any
 
@@ -56,14 +63,14 @@ def initial_state(run: Run, model: SyncModel) -> TrainState:
     return state_of(run, *split_statistics(model))
 
 
-def state_of(run: Run, params: dict, statistics: dict) -> TrainState:
+def state_of(run: Run, params: Arrays, statistics: Arrays) -> TrainState:
     """The state before the first step, from the arrays of the model. Pure: `jax.eval_shape` gives its shapes."""
     learned = run.objective.initial_learned(run.teacher, run.model, run.seed)
     optimizer = run.optimizer.init({"model": params, "loss": learned})
     return TrainState(jnp.zeros((), jnp.int32), params, statistics, learned, optimizer)
 
 
-def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
+def train_step(run: Run, state: TrainState, teacher_arrays: Arrays, batch: Arrays) -> tuple[TrainState, Arrays]:
     """One update.
 
     Args:
@@ -91,18 +98,20 @@ def train_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -
     (total, (parts, statistics)), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
     gradients = scattered(gradients, run.mesh)
     updates, optimizer = run.optimizer.update(gradients, state.optimizer, trained)
-    trained = optax.apply_updates(trained, updates)
+    trained = cast(dict[str, Any], optax.apply_updates(trained, updates))
     metrics = {"total": total, **parts, "gradient_norm": optax.tree.norm(gradients["model"])}
     return TrainState(state.step + 1, trained["model"], statistics, trained["loss"], optimizer), metrics
 
 
-def logged_step(run: Run, state: TrainState, teacher_arrays: dict, batch: dict) -> tuple[TrainState, dict]:
+def logged_step(run: Run, state: TrainState, teacher_arrays: Arrays, batch: Arrays) -> tuple[TrainState, Arrays]:
     """`train_step`, and the sum of batch["skipped"], int32 (B,): how many clips were skipped to draw each row."""
     state, metrics = train_step(run, state, teacher_arrays, batch)
     return state, metrics | {"skipped_clips": jnp.sum(batch["skipped"])}
 
 
-def compile_steps(run: Run, state: TrainState, teacher_arrays: dict):
+def compile_steps(
+    run: Run, state: TrainState, teacher_arrays: Arrays
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """(`logged_step`, `eval_step`) compiled for run.mesh, without their first argument.
 
     Args: state, teacher_arrays: with the shapes to come; `jax.eval_shape` will do.
@@ -120,7 +129,7 @@ def compile_steps(run: Run, state: TrainState, teacher_arrays: dict):
     return train_fn, eval_fn
 
 
-def eval_step(run: Run, state: TrainState, batch: dict) -> dict[str, jax.Array]:
+def eval_step(run: Run, state: TrainState, batch: Arrays) -> Arrays:
     """Sums over the valid rows of a batch of pairs (G = 1), to be added up over batches.
 
     Returns:
@@ -135,27 +144,22 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict[str, jax.Array]:
     return {"loss": jnp.sum(valid * losses), "confusion": confusion_counts(logits, labels, valid)}
 
 
-def confusion_counts(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
-    """Logits, labels and weights of pairs, (batch,) each → float32 (thresholds, 2, 2): label by guess."""
+def confusion_counts(logits: PerPair, labels: PerPair, valid: PerPair) -> Float[Array, "thresholds 2 2"]:
+    """Pairs by label and by guess, each counted with the weight `valid`."""
     positive, guessed = labels > 0.5, logits > jnp.array(THRESHOLDS)[:, None]
     label, guess = (jnp.stack([~x, x], axis=-1).astype(valid.dtype) for x in (positive, guessed))
     return jnp.einsum("b,bl,tbg->tlg", valid, label, guess, precision="highest")
 
 
-def training_mel(config: ModelConfig, audio: jax.Array) -> jax.Array:
-    """int16 (B, G, T·640) → float32 (B, G, S, 80): each chunk separately, last column dropped."""
+def training_mel(config: ModelConfig, audio: Int16[Array, "B G samples"]) -> Mel:
+    """Each chunk separately, last column dropped."""
     if config.compute_dtype == "float64":
         audio = audio.astype(jnp.float64) / 32768
     return log_mel(audio)[..., :-1, :]
 
 
-def score_grid(model: SyncModel, frames, mel, *, train=False, rngs=None):
-    """Scores every window of frames with every window of audio of the same clip; each is encoded once.
-
-    Args: frames uint8 (B, G, T, 48, 96, 3), mel (B, G, S, 80).
-
-    Returns: logits (B, G, G), [b, i, j] = frames i with audio j, and `Features` of the B·G·G pairs.
-    """
+def score_grid(model: SyncModel, frames: Frames, mel: Mel, *, train: bool = False, rngs: Rngs = None) -> Scored:
+    """Scores every window of frames with every window of audio of the same clip; each is encoded once."""
     clips, windows = frames.shape[:2]
     video = model.encode_video(frames.reshape(clips * windows, *frames.shape[2:]), train=train)
     audio = model.encode_audio(mel.reshape(clips * windows, *mel.shape[2:]), train=train)

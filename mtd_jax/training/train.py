@@ -93,7 +93,7 @@ def train(config, workdir, report=print) -> dict:
         Preemption() as preemption,
     ):
         if manager.latest_step() is not None:
-            state, description = restore_run(manager, state, config)
+            state, description = restore_run(manager, run, state, config)
             batches.set_state(description["data"])
             started -= description["train_seconds"]
             report(f"resumed from step {int(state.step)} of {total_steps} in {workdir}")

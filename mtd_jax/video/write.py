@@ -1,7 +1,7 @@
 """Writes .mp4 files: H.264 video and AAC audio, aligned to the sample."""
 
+import os
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -13,7 +13,7 @@ from mtd_jax.storage import atomic
 _AAC_FRAME = 1024
 
 
-def write_mp4(path: str | Path, frames: np.ndarray, waveform: np.ndarray, *, fps: int | Fraction = FPS,
+def write_mp4(path: str | os.PathLike, frames: np.ndarray, waveform: np.ndarray, *, fps: int | Fraction = FPS,
               sample_rate: int = SAMPLE_RATE, audio_delay_samples: int = 0) -> None:  # fmt: skip
     """Writes one video file, completely or not at all.
 

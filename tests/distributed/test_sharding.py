@@ -40,7 +40,7 @@ student, teacher = ModelConfig(**small), ModelConfig(**(small | {"widths": (4, 4
 config = default_config(student)
 config.loss.name, config.loss.info_nce_weight, config.loss.balance_pairs = "mtd", 1.0, True
 # Plain SGD of rate 1: the change of the parameters is the gradient itself.
-run = Run(student, teacher, Objective.from_config(config.loss), optax.sgd(1.0), seed=0)
+run = Run(student, teacher, Objective.from_config(config.loss), optax.sgd(1.0), 0, make_mesh(config.mesh))
 rng = np.random.default_rng(0)
 batch = {
     "frames": rng.integers(0, 256, (8, 2, 5, 48, 96, 3), dtype=np.uint8),

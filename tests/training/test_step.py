@@ -11,6 +11,7 @@ import pytest
 import mtd_jax
 from converters.key_table import to_torch
 from mtd_jax.config import default_config, model_config
+from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, kernels_in, model_arrays
 from mtd_jax.training import step as step_module
@@ -63,7 +64,8 @@ def test_validation_adds_up_to_the_loss_of_all_pairs():
     """Batches with rows that are not valid against one batch of all valid rows."""
     config = default_config(ModelConfig.tiny(num_layers=1))
     model = SyncModel(model_config(config), seed=0)
-    run = Run(model.config, None, Objective.from_config(config.loss), optax.sgd(1.0), seed=0)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    run = Run(model.config, None, Objective.from_config(config.loss), optax.sgd(1.0), seed=0, mesh=mesh)
     state, rng = initial_state(run, model), np.random.default_rng(0)
     batch = {
         "frames": rng.integers(0, 256, (4, 1, 5, 48, 96, 3), dtype=np.uint8),
@@ -91,6 +93,7 @@ def test_four_adam_steps_follow_the_reference(monkeypatch):
         objective=Objective.from_config(config.loss),
         optimizer=make_optimizer(config.optimizer, schedule_factor(config.optimizer, 1, 4)),
         seed=0,
+        mesh=make_mesh(config.mesh, jax.devices()[:1]),
     )
     state: TrainState = initial_state(run, student)
     teacher_arrays = model_arrays(recipe_model(TEACHER, 0))
