@@ -167,7 +167,7 @@ def test_pixel_conventions():
 
 def test_training_mode_updates_running_statistics_with_the_unbiased_variance():
     norm = layers.BatchNorm(2)
-    x = np.random.default_rng(3).standard_normal((3, 4, 2)).astype(np.float32)
+    x = (np.random.default_rng(3).standard_normal((3, 4, 2)) + [1, -2]).astype(np.float32)  # means far from 0
     norm(jnp.asarray(x), train=True)
     flat = x.reshape(-1, 2)
     np.testing.assert_allclose(norm.mean[...], 0.1 * flat.mean(0), rtol=1e-5)
