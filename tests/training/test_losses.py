@@ -1,6 +1,7 @@
 """Losses against reference values, hand values, finite differences and invariances."""
 
 import dataclasses
+import functools
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from converters.key_table import Entry, key_table
 from mtd_jax.config import LOSSES, default_config
@@ -16,7 +18,15 @@ from mtd_jax.network.model import ENCODERS, Features, ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
+from tests.helpers import torch_losses
 from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+from tests.helpers.random_models import (
+    QUICKLY_COMPILED,
+    RANDOM_SEEDS,
+    random_config,
+    random_inputs,
+    twin_and_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +210,48 @@ def test_gradient_of_the_total_in_each_weight_matches_finite_differences():
         shift = step * jnp.eye(13)[i]
         numeric = (total(weights + shift) - total(weights - shift)) / (2 * step)
         assert float(gradient[i]) == pytest.approx(float(numeric), rel=2e-2, abs=2e-3)
+
+
+def every_loss(losses, logits, taught, labels, student, teacher, maps, weights):
+    """Each by name, of four pairs; `losses` is our module or PyTorch's, and the rest are arrays of its kind."""
+    tokens = (x.reshape(2, 2, *x.shape[1:]) for x in (student.video_tokens, student.audio_tokens))
+    found = {
+        "bce": losses.bce(logits, labels),
+        "bce of a grid": losses.bce(logits, labels, 3.0),
+        "info_nce": losses.info_nce(logits.reshape(1, 2, 2)),
+        "token_info_nce": losses.token_info_nce(*tokens),
+        "rkd": losses.rkd(*(f.fusion_tokens.reshape(4, -1) for f in (student, teacher))),
+        "fitnet": losses.fitnet(student, teacher, maps),
+    }
+    for temperature in (1.0, 5.0):
+        found[f"kd at {temperature}"] = losses.kd(logits, taught, temperature)
+        found[f"minilm at {temperature}"] = losses.minilm(student, teacher, temperature)
+        for clamp in (True, False):
+            total, _ = losses.mtd_loss(logits, labels, student, teacher, weights, temperature, clamp)
+            found[f"mtd at {temperature}, clamp {clamp}"] = total
+    return found
+
+
+@pytest.mark.parametrize("seed", RANDOM_SEEDS)
+def test_losses_of_random_networks_are_those_of_pytorch(seed):
+    """In float64, on what two random networks compute, the student with batch statistics."""
+    config, rng = random_config(seed), np.random.default_rng(seed)
+    inputs = [torch.from_numpy(x) for x in random_inputs(config, 4, seed)]
+    with torch.no_grad():
+        logits, student = twin_and_weights(config, seed)[0].train()(*inputs)
+        taught, teacher = twin_and_weights(config, seed + 100)[0](*inputs)
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    width = config.width
+    maps = {n: {"kernel": rng.normal(size=(width, width)), "bias": rng.normal(size=width)} for n in ENCODERS}
+    maps, weights = jax.tree.map(torch.from_numpy, (maps, rng.uniform(0.5, 1.5, 1 + 3 * config.num_layers)))
+    arguments = logits, taught, labels, student, teacher, maps, weights
+    expected = every_loss(torch_losses, *arguments)
+    with jax.enable_x64(True):
+        arrays = jax.tree.map(torch.Tensor.numpy, arguments)
+        found = jax.jit(functools.partial(every_loss, losses), compiler_options=QUICKLY_COMPILED)(*arrays)
+    assert {name: float(x) for name, x in found.items()} == pytest.approx(
+        {name: float(x) for name, x in expected.items()}, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", ["mtd", "mtd_unclamped", "kd", "rkd", "fitnet", "minilm", "bce", "info_nce"])
