@@ -38,24 +38,37 @@ def relation_kl(teacher, student, temperature, clamp=False):
     return temperature**2 * terms.flatten(1).mean(1)
 
 
-def relations(student, teacher, temperature, clamp_va):
-    """CAD and VR of every encoder: {encoder: ((layers,), (layers,))}."""
-    found = {}
-    for name in ENCODERS:
-        pairs = [(t[name], s[name]) for t, s in zip(teacher[-2:], student[-2:], strict=True)]
-        clamps = (clamp_va and name == "va", False)
-        found[name] = [relation_kl(*pair, temperature, clamp) for pair, clamp in zip(pairs, clamps, strict=True)]
-    return found
+def mtd_terms(student, teacher, temperature, clamp_va):
+    """CAD and VR: {"attention" | "value": {encoder: (layers,)}}."""
+    return {
+        kind: {
+            name: relation_kl(
+                getattr(teacher, f"{kind}_logits")[name],
+                getattr(student, f"{kind}_logits")[name],
+                temperature,
+                clamp_va and kind == "attention" and name == "va",
+            )
+            for name in ENCODERS
+        }
+        for kind in ("attention", "value")
+    }
 
 
 def mtd_loss(logits, labels, student, teacher, weights, temperature=1.0, clamp_va=True):
-    terms = relations(student, teacher, temperature, clamp_va)
-    losses = torch.cat([bce(logits, labels)[None], *[sum(terms[name]) for name in ENCODERS]])
+    terms = mtd_terms(student, teacher, temperature, clamp_va)
+    layers = [terms["attention"][name] + terms["value"][name] for name in ENCODERS]
+    losses = torch.cat([bce(logits, labels)[None], *layers])
     return (losses / (2 * weights**2) + (1 + weights**2).log()).sum(), terms
 
 
+def fixed_weight_mtd(terms, layers, weight):
+    chosen = [(name, layer - 1) for name, numbers in layers.items() for layer in numbers]
+    return weight * sum(of[name][layer] for of in terms.values() for name, layer in chosen)
+
+
 def minilm(student, teacher, temperature=1.0):
-    return sum(term[-1] for term in relations(student, teacher, temperature, False)["fusion"])
+    terms = mtd_terms(student, teacher, temperature, False)
+    return terms["attention"]["fusion"][-1] + terms["value"]["fusion"][-1]
 
 
 def kd(student, teacher, temperature):
