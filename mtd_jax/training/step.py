@@ -137,7 +137,7 @@ def eval_step(run: Run, state: TrainState, batch: dict) -> dict[str, jax.Array]:
 
 def confusion_counts(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
     """Logits, labels and weights of pairs, (batch,) each → float32 (thresholds, 2, 2): label by guess."""
-    positive, guessed = labels > 0.5, logits > jnp.array(THRESHOLDS)[:, None]
+    positive, guessed = labels > 0.5, logits[None] > jnp.array(THRESHOLDS)[:, None]
     label, guess = (jnp.stack([~x, x], axis=-1).astype(valid.dtype) for x in (positive, guessed))
     return jnp.einsum("b,bl,tbg->tlg", valid, label, guess, precision="highest")
 

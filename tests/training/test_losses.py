@@ -29,6 +29,14 @@ from tests.helpers.random_models import (
     twin_and_weights,
 )
 
+pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+
+
+def features_of(network, frames, mel):
+    """Logits and features. The network adds its biases with rank promotion; no loss relies on it."""
+    with jax.numpy_rank_promotion("allow"):
+        return network(frames, mel, return_features=True)
+
 
 @pytest.fixture(scope="module")
 def golden_gradients():
@@ -38,10 +46,10 @@ def golden_gradients():
 
     @jax.jit
     def run(frames, mel, labels, uncertainty, temperature):
-        _, teacher_features = teacher(frames, mel, return_features=True)
+        _, teacher_features = features_of(teacher, frames, mel)
 
         def total(arrays, weights):
-            logits, features = bind(STUDENT, arrays)(frames, mel, return_features=True)
+            logits, features = features_of(bind(STUDENT, arrays), frames, mel)
             return losses.mtd_loss(logits, labels, features, teacher_features, weights, temperature)
 
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(arrays, uncertainty)
