@@ -43,6 +43,13 @@ def odd_output(odd_clips, tmp_path_factory):
     return output
 
 
+@pytest.fixture
+def no_rank_promotion():
+    """An array that JAX would silently repeat along axes that it lacks is an error: a misplaced axis shows."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_compiled_programs():
     yield

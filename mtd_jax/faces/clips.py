@@ -7,6 +7,7 @@ dropped track is cropped. Decoding twice is cheap compared with face detection a
 import dataclasses
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -138,7 +139,8 @@ class FaceSpool:
     """An append-only store of lower face halves, uint8 (48, 96, 3). The file vanishes with the last view of it."""
 
     def __init__(self, in_memory: int = _IN_MEMORY) -> None:
-        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed when garbage-collected)
+        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed with the last view, below)
+        weakref.finalize(self, self._file.close)
         self._count = 0
         self._lock = threading.Lock()
 

@@ -48,7 +48,8 @@ def log_mel_of_padded(padded: Shaped[Array | np.ndarray, "*batch padded"]) -> Fl
     hops = padded[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
     chunks = jnp.concatenate([hops[..., k : k + steps, :] for k in range(N_FFT // HOP)], axis=-1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic Hann
-    magnitude = jnp.abs(jnp.fft.rfft(chunks * window.astype(np.float32)))
+    window = np.expand_dims(window.astype(np.float32), tuple(range(chunks.ndim - 1)))
+    magnitude = jnp.abs(jnp.fft.rfft(chunks * window))
     mel = jnp.dot(magnitude, mel_filterbank().T, precision="highest")
     decibel = 20 * jnp.log10(jnp.maximum(mel, 1e-5)) - 20
     return jnp.clip(8 * (decibel + 100) / 100 - 4, -4, 4)

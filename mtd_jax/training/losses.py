@@ -234,7 +234,7 @@ def fitnet(
     total = jnp.zeros(())
     for name in ENCODERS:
         teacher, student = (getattr(f, f"{name}_tokens") for f in (teacher_features, student_features))
-        mapped = jnp.dot(teacher, maps[name]["kernel"], precision="highest") + maps[name]["bias"]
+        mapped = jnp.dot(teacher, maps[name]["kernel"], precision="highest") + maps[name]["bias"][None, None]
         total += jnp.mean((student - mapped) ** 2)
     return weight * total
 
@@ -250,7 +250,7 @@ def fitnet_maps(key: Key[Array, ""], teacher_width: int, student_width: int) -> 
 
 def _centred_unit(x: Float[Array, "clips windows width"]) -> Float[Array, "clips windows width"]:
     """Unit vectors around the mean of all."""
-    x = x - jnp.mean(x, axis=(0, 1))
+    x = x - jnp.mean(x, axis=(0, 1), keepdims=True)
     return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 

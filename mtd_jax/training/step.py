@@ -146,7 +146,7 @@ def eval_step(run: Run, state: TrainState, batch: Arrays) -> Arrays:
 
 def confusion_counts(logits: PerPair, labels: PerPair, valid: PerPair) -> Float[Array, "thresholds 2 2"]:
     """Pairs by label and by guess, each counted with the weight `valid`."""
-    positive, guessed = labels > 0.5, logits > jnp.array(THRESHOLDS)[:, None]
+    positive, guessed = labels > 0.5, logits[None] > jnp.array(THRESHOLDS)[:, None]
     label, guess = (jnp.stack([~x, x], axis=-1).astype(valid.dtype) for x in (positive, guessed))
     return jnp.einsum("b,bl,tbg->tlg", valid, label, guess, precision="highest")
 

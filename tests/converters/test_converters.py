@@ -14,7 +14,7 @@ from converters import flax_to_torch, torch_to_flax
 from converters.key_table import Entry, key_table, to_flax, to_torch, torch_shapes
 from converters.torch_file import read_checkpoint
 from converters.torch_model import TorchSyncModel
-from converters.verify import compare_stages, twin_of, verify_conversion
+from converters.verify import verify_conversion
 from mtd_jax.checkpoint import (
     abstract_arrays,
     load_description,
@@ -77,18 +77,6 @@ def test_round_trip_in_memory(which, seed):
         n: a.shape for n, a in abstract_arrays(CONFIGS[which]).items()
     }
     assert_same_entries(to_torch(CONFIGS[which], arrays, "test"), weights)
-
-
-def test_other_widths_depths_and_strides():
-    config = ModelConfig.tiny(num_layers=3, window_frames=10, pixels="bgr01")
-    weights = recipe_weights({name: array.shape for name, array in torch_shapes(config).items()}, seed=5)
-    arrays = to_flax(config, weights, "test")
-    assert_same_entries(to_torch(config, arrays, "test"), weights)
-    twin = twin_of(config)
-    twin.load_state_dict(tensors(weights), strict=True)
-    stages = compare_stages(twin, model_from_arrays(config, arrays, "test"))
-    assert len(stages) == 8
-    assert max(relative for _, relative in stages.values()) < 1e-4, stages
 
 
 def test_cover_names_everything_in_one_error(student):

@@ -1,20 +1,18 @@
 """The gradient of the MTD loss against PyTorch's automatic differentiation of the twin, in float64."""
 
-import functools
-
 import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from converters import torch_model
 from converters.key_table import key_table
 from mtd_jax.network import layers
-from mtd_jax.network.model import ENCODERS, ModelConfig
+from mtd_jax.network.model import ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
+from tests.helpers import torch_losses
 from tests.helpers.golden_models import golden, mel_from_torch, recipe_model
-from tests.helpers.recipe import recipe_weights, state_dict_shapes
+from tests.helpers.random_models import twin_and_weights
 
 CONFIG = ModelConfig.mtd_vocalist()
 UNCERTAINTY = np.linspace(0.6, 1.4, 13).astype(np.float32)
@@ -37,31 +35,13 @@ def jax_gradient(batch, teacher, student, temperature):
 
 
 def torch_gradient(batch, temperature):
-    def twin(seed):
-        model = torch_model.TorchSyncModel(torch_model.STUDENT_WIDTHS, pixels="rgb255").double().eval()
-        weights = recipe_weights(state_dict_shapes("student"), seed)
-        model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
-        pixels = model.scale_pixels
-        model.scale_pixels = lambda frames: pixels(frames).double()
-        return model
-
-    teacher, student = twin(2), twin(1)
+    (teacher, _), (student, _) = twin_and_weights(CONFIG, 2), twin_and_weights(CONFIG, 1)
     inputs = torch.from_numpy(batch["frames"]), torch.from_numpy(mel_from_torch(batch["mel"]).copy()).double()
     with torch.no_grad():
-        _, teacher_features = teacher(*inputs)
+        _, expected = teacher(*inputs)
+    labels, weights = (torch.from_numpy(x).double() for x in (batch["labels"], UNCERTAINTY))
     logits, features = student(*inputs)
-    w = torch.from_numpy(UNCERTAINTY).double()
-    labels = torch.from_numpy(batch["labels"]).double()
-    total = 0.5 / w[0] ** 2 * F.binary_cross_entropy_with_logits(logits, labels)
-    kl = functools.partial(F.kl_div, reduction="none", log_target=True)
-    for i, (name, layer) in enumerate(((n, k) for n in ENCODERS for k in range(4)), start=1):
-        for relations in ("attention_logits", "value_logits"):
-            t, s = (getattr(f, relations)[name][layer] for f in (teacher_features, features))
-            if relations == "attention_logits" and name == "va":
-                t, s = t.clamp(min=1e-5), s.clamp(min=1e-5)
-            t, s = ((x / temperature).log_softmax(-1) for x in (t, s))
-            total = total + 0.5 / w[i] ** 2 * temperature**2 * kl(s, t).mean()
-    total.backward()
+    torch_losses.mtd_loss(logits, labels, features, expected, weights, temperature)[0].backward()
     return {name: parameter.grad.numpy() for name, parameter in student.named_parameters()}
 
 

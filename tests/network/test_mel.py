@@ -7,6 +7,8 @@ import pytest
 from mtd_jax.network.mel import log_mel, mel_filterbank
 from tests.helpers.golden_models import golden
 
+pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+
 
 def test_whole_clip_chunk_and_silence_match_the_reference():
     reference = golden("mel.npz")

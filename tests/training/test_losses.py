@@ -1,6 +1,7 @@
-"""Losses against reference values, hand values, finite differences and invariances."""
+"""Losses against reference values, PyTorch, hand values, finite differences and invariances."""
 
 import dataclasses
+import functools
 import math
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from jax.test_util import check_grads
 
 from converters.key_table import Entry, key_table
 from mtd_jax.config import LOSSES, default_config
@@ -16,7 +19,23 @@ from mtd_jax.network.model import ENCODERS, Features, ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
+from tests.helpers import torch_losses
 from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+from tests.helpers.random_models import (
+    QUICKLY_COMPILED,
+    RANDOM_SEEDS,
+    random_config,
+    random_inputs,
+    twin_and_weights,
+)
+
+pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+
+
+def features_of(network, frames, mel):
+    """Logits and features. The network adds its biases with rank promotion; no loss relies on it."""
+    with jax.numpy_rank_promotion("allow"):
+        return network(frames, mel, return_features=True)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +46,10 @@ def golden_gradients():
 
     @jax.jit
     def run(frames, mel, labels, uncertainty, temperature):
-        _, teacher_features = teacher(frames, mel, return_features=True)
+        _, teacher_features = features_of(teacher, frames, mel)
 
         def total(arrays, weights):
-            logits, features = bind(STUDENT, arrays)(frames, mel, return_features=True)
+            logits, features = features_of(bind(STUDENT, arrays), frames, mel)
             return losses.mtd_loss(logits, labels, features, teacher_features, weights, temperature)
 
         return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(arrays, uncertainty)
@@ -187,54 +206,72 @@ def test_mtd_is_finite_with_masked_logits_in_value_and_gradient(clamp_va, temper
     assert not np.asarray(gradients[0].attention_logits["va"][..., 0, -2:]).any()
 
 
-def test_gradient_of_the_total_in_each_weight_matches_finite_differences():
-    student, teacher = make_features(0, masked=True), make_features(1, masked=True)
-    weights = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, 13), jnp.float32)
+def every_loss(losses, logits, taught, labels, student, teacher, maps, weights, temperatures=(1.0, 5.0)):
+    """Each by name, of four pairs; `losses` is our module or PyTorch's, and the rest are arrays of its kind."""
+    tokens = (x.reshape(2, 2, *x.shape[1:]) for x in (student.video_tokens, student.audio_tokens))
+    found = {
+        "bce": losses.bce(logits, labels),
+        "bce of a grid": losses.bce(logits, labels, 3.0),
+        "info_nce": losses.info_nce(logits.reshape(1, 2, 2)),
+        "token_info_nce": losses.token_info_nce(*tokens),
+        "rkd": losses.rkd(*(f.fusion_tokens.reshape(4, -1) for f in (student, teacher))),
+        "fitnet": losses.fitnet(student, teacher, maps),
+    }
+    for temperature in temperatures:
+        found[f"kd at {temperature}"] = losses.kd(logits, taught, temperature)
+        found[f"minilm at {temperature}"] = losses.minilm(student, teacher, temperature)
+        for clamp in (True, False):
+            total, _ = losses.mtd_loss(logits, labels, student, teacher, weights, temperature, clamp)
+            found[f"mtd at {temperature}, clamp {clamp}"] = total
+            terms = losses.mtd_terms(student, teacher, temperature, clamp)
+            layers = losses.fixed_weight_mtd(terms, {"fusion": (1,), "va": (1,)}, 2.0)
+            found[f"mtd_layers at {temperature}, clamp {clamp}"] = layers
+    return found
 
-    def total(weights):
-        return losses.mtd_loss(LOGITS, LABELS, student, teacher, weights)[0]
 
-    gradient = jax.grad(total)(weights)
-    step = 1e-2
-    for i in range(13):
-        shift = step * jnp.eye(13)[i]
-        numeric = (total(weights + shift) - total(weights - shift)) / (2 * step)
-        assert float(gradient[i]) == pytest.approx(float(numeric), rel=2e-2, abs=2e-3)
-
-
-@pytest.mark.parametrize("loss", ["mtd", "mtd_unclamped", "kd", "rkd", "fitnet", "minilm", "bce", "info_nce"])
-def test_gradients_match_finite_differences(loss):
-    student, teacher = make_features(3, masked=True), make_features(4, width=9, masked=True)
-    maps = losses.fitnet_maps(jax.random.key(0), 9, 6)
-
-    def value(student, logits):
-        if loss == "bce":
-            return losses.bce(logits, LABELS)
-        if loss == "info_nce":
-            return losses.info_nce(student.attention_logits["av"][0, :, :, :2, :2].reshape(-1, 2, 2))
-        if loss == "kd":
-            return losses.kd(logits, jnp.array([1.0, 0.2, -0.4]))
-        if loss == "rkd":
-            flat = [f.fusion_tokens.reshape(3, -1) for f in (student, teacher)]
-            return losses.rkd(*flat)
-        if loss == "fitnet":
-            return losses.fitnet(student, teacher, maps)
-        if loss == "minilm":
-            return losses.minilm(student, teacher)
-        return losses.mtd_loss(logits, LABELS, student, teacher, jnp.ones(13), clamp_va=loss == "mtd")[0]
-
-    gradients = jax.grad(value, argnums=(0, 1))(student, LOGITS)
-    rng = np.random.default_rng(5)
-    direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), (student, LOGITS))
-    slope = sum(
-        jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+@pytest.mark.parametrize("seed", RANDOM_SEEDS)
+def test_losses_of_random_networks_are_those_of_pytorch(seed):
+    """In float64, on what two random networks compute, the student with batch statistics."""
+    config, rng = random_config(seed), np.random.default_rng(seed)
+    inputs = [torch.from_numpy(x) for x in random_inputs(config, 4, seed)]
+    with torch.no_grad():
+        logits, student = twin_and_weights(config, seed)[0].train()(*inputs)
+        taught, teacher = twin_and_weights(config, seed + 100)[0](*inputs)
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    width = config.width
+    maps = {n: {"kernel": rng.normal(size=(width, width)), "bias": rng.normal(size=width)} for n in ENCODERS}
+    maps, weights = jax.tree.map(torch.from_numpy, (maps, rng.uniform(0.5, 1.5, 1 + 3 * config.num_layers)))
+    arguments = logits, taught, labels, student, teacher, maps, weights
+    expected = every_loss(torch_losses, *arguments)
+    with jax.enable_x64(True):
+        arrays = jax.tree.map(torch.Tensor.numpy, arguments)
+        found = jax.jit(functools.partial(every_loss, losses), compiler_options=QUICKLY_COMPILED)(*arrays)
+    assert {name: float(x) for name, x in found.items()} == pytest.approx(
+        {name: float(x) for name, x in expected.items()}, rel=1e-6
     )
-    step = 1e-3
 
-    def along(t):
-        return value(*jax.tree.map(lambda x, d: x + t * d, (student, LOGITS), direction))
 
-    assert float(slope) == pytest.approx(float(along(step) - along(-step)) / (2 * step), rel=3e-2, abs=3e-3)
+def test_gradients_are_those_of_the_values():
+    """Of each loss in all that training changes, with masked positions; finite differences in float64."""
+    student, teacher = (
+        make_features(seed, width=width, batch=4, layers=2, masked=True) for seed, width in ((3, 6), (4, 9))
+    )
+    learned = losses.fitnet_maps(jax.random.key(0), 9, 6), jnp.linspace(0.5, 1.5, 7)
+    taught, labels = jnp.array([1.0, 0.2, -0.4, 3.0]), jnp.array([1.0, 0.0, 1.0, 0.0])
+
+    def values(student, logits, maps, weights):
+        found = every_loss(losses, logits, taught, labels, student, teacher, maps, weights, (5.0,))
+        return jnp.stack(list(found.values()))
+
+    @jax.jit  # one program for all of them
+    def chosen(choice, *changed):
+        return jnp.vdot(choice, values(*changed))
+
+    with jax.enable_x64(True):
+        changed = student, jnp.array([0.3, -1.2, 2.0, 0.5]), *learned
+        changed = jax.tree.map(lambda x: np.asarray(x, np.float64), changed)
+        for choice in np.eye(*jax.eval_shape(values, *changed).shape):
+            check_grads(functools.partial(chosen, choice), changed, order=1, modes="rev")
 
 
 def test_losses_do_not_depend_on_the_order_of_the_batch():

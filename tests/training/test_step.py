@@ -46,6 +46,7 @@ def test_a_teacher_with_kernels_cast_once_computes_the_same():
     jax.tree.map(np.testing.assert_array_equal, score(cast), score(arrays))
 
 
+@pytest.mark.usefixtures("no_rank_promotion")
 def test_confusion_counts_and_metrics_by_hand():
     # Above both thresholds, between them, below both; the last two rows do not count.
     logits = np.array([2.0, 0.6, -1.0, 0.3, 0.2, -0.5, 5.0, -5.0], np.float32)
