@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from mtd_jax.config import Config
 from mtd_jax.errors import UserError
@@ -28,6 +27,8 @@ class MetricWriter:
 
     def __init__(self, workdir: epath.Path, step: int):
         """Opens both for a run that resumes after `step`, and removes the lines of later steps."""
+        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed, which takes seconds
+
         self._path, self._events = workdir / "metrics.jsonl", workdir / "tensorboard"
         self._lines = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
         write_text(self._path, _text(self._lines))
