@@ -32,7 +32,7 @@ def default_config(model: ModelConfig) -> Config:
             "epochs": 80,
             "draws_per_epoch": 0,  # clips drawn per epoch; 0: as many as the list has
             "data": {
-                "format": "lrs2",  # how clips lie in root: one of data.source.FORMATS
+                "format": "lrs2",  # layout of root: one of data.sources.FORMATS
                 "root": "",
                 "train_list": "pretrain",  # lrs2: a name in root without .txt, or a path; else a split
                 "val_list": "val",

@@ -1,6 +1,6 @@
 """Scores of a clip: every window of frames against the audio at every shift, and what follows from them.
 
-Each window is encoded once; only the transformers run on the pairs (`inference` has the network). All device work
+Each window is encoded once; only the transformers run on the pairs (`network/folded.py`). All device work
 is in jitted chunks of fixed size, so clips of any length compile nothing new. Evaluation and inference share this
 module.
 """

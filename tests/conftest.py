@@ -2,18 +2,14 @@
 
 import os
 
-import jax
-import pytest
+# Most of the time goes into LLVM, for programs that then run for a few steps: a fifth less of it. Read by JAX when
+# it first computes, and by every process that a test starts.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
-from mtd_jax import compilation
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-# Most of the time goes into compiling programs that then run for a few steps. Without LLVM's optimisations, and by
-# XLA's older emitters as long as it has them, that takes a third of the time. Read by JAX when it first computes,
-# and by every process that a test starts; what the caller has set counts more.
-_FAST_COMPILE = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):
-    _FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{_FAST_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
+from mtd_jax import compilation  # noqa: E402
 
 
 def pytest_configure(config):

@@ -4,7 +4,7 @@ A batch is a dict of NumPy arrays, B rows of the global batch per process, G win
   frames uint8 (B, G, T, 48, 96, 3), audio int16 (B, G, T·640), labels float32 (B, G, G),
   skipped int32 (B,): clips found unusable in that draw.
 Its content depends on the source, the pairing, the seed, the batch size and the number of the batch; not on the
-number of processes, of workers, or on interruptions (`draws.py`).
+number of processes, of workers, or on interruptions: row r of batch k is draw k·B + r.
 """
 
 import dataclasses

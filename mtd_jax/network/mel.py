@@ -18,7 +18,9 @@ MEL_SETTINGS = {
 
 
 def log_mel(waveform: Shaped[Array | np.ndarray, "*batch samples"]) -> Float[Array, "*batch 1+samples//200 80"]:
-    """Normalised log-mel spectrogram (SPEC: 80 Slaney mel bands of a magnitude STFT, in dB, mapped to [−4, 4]).
+    """Normalised log-mel spectrogram: 80 Slaney mel bands of a magnitude STFT, in dB, mapped to [−4, 4].
+
+    As in docs/method.md, section 1.
 
     Args:
       waveform: 16 kHz; float in [−1, 1) or int16. At least 401 samples.

@@ -1,7 +1,7 @@
 """One video to clips in the LRS2 layout, by the same search and crop as inference.
 
-A clip's folder appears when it is complete, and a record (`records.py`) when all clips of a video are there. A run
-that finds the record, with the same settings and the same file, leaves the video alone.
+A clip's folder appears when it is complete, and a record (`manifest.py`) when all clips of a video are there. A
+run that finds the record, with the same settings and the same file, leaves the video alone.
 
 The stored faces differ from those inference sees by JPEG's losses alone: at quality 95 without colour subsampling
 about one grey level on average, for 5 kB a frame.

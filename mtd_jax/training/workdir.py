@@ -24,8 +24,11 @@ def taken(workdir: epath.Path) -> Iterator[None]:
     Process 0 holds the lock, and its end releases it, however it ends. Object stores have no locks.
 
     Raises:
-      UserError: the folder cannot be written, another run holds it, or another process sees another folder.
+      UserError: the folder cannot be written, another run holds it, it is a checkpoint, or another process sees
+        another folder.
     """
+    if (workdir / "config").exists():  # loading it later would find that checkpoint, not those of the run
+        raise UserError(f"--workdir {workdir} is a checkpoint already; name another directory for the run")
     mark = os.urandom(8).hex()
     held = _hold(workdir, mark) if jax.process_index() == 0 else None
     mark = exchange(mark)[0]

@@ -1,4 +1,4 @@
-"""Video files: the only code that reads and writes them, through PyAV. Imports no JAX.
+"""Reads and writes video files through PyAV. Imports no JAX.
 
 In: the path of any file that FFmpeg can open.
 Out: frames at 25 fps and mono audio at 16 kHz on one clock, the container's time stamps; and .mp4 files with audio

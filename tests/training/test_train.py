@@ -222,6 +222,13 @@ def test_two_runs_in_one_work_directory_are_refused(corpus, tmp_path):
         pass
 
 
+def test_a_checkpoint_is_no_work_directory(tmp_path):
+    """`--config.teacher=DIR` would load that checkpoint, not the run's best one."""
+    save_model(tmp_path / "teacher", mtd_jax.SyncModel(ModelConfig(**SMALL), seed=0))
+    with pytest.raises(UserError, match="is a checkpoint already"), taken(tmp_path / "teacher"):
+        pass
+
+
 def test_a_work_directory_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="link: a file with that name exists"), taken(tmp_path / "link"):
