@@ -1,6 +1,7 @@
 """Losses against reference values, hand values, finite differences and invariances."""
 
 import dataclasses
+import functools
 import math
 import subprocess
 import sys
@@ -16,18 +17,18 @@ from mtd_jax.network.model import ENCODERS, Features, ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
-from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+from tests.helpers.golden_models import OPTIMISED, STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
 
 @pytest.fixture(scope="module")
 def golden_gradients():
     """Loss, parts and gradients of the student on the reference batch, for a temperature."""
-    teacher, student = recipe_model(TEACHER, 0), recipe_model(STUDENT, 1)
-    arrays = model_arrays(student)
+    # Arguments of the program: as constants in it, hundreds of MB would be compiled.
+    teacher_arrays, arrays = model_arrays(recipe_model(TEACHER, 0)), model_arrays(recipe_model(STUDENT, 1))
 
-    @jax.jit
-    def run(frames, mel, labels, uncertainty, temperature):
-        _, teacher_features = teacher(frames, mel, return_features=True)
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
+    def run(arrays, teacher_arrays, frames, mel, labels, uncertainty, temperature):
+        _, teacher_features = bind(TEACHER, teacher_arrays)(frames, mel, return_features=True)
 
         def total(arrays, weights):
             logits, features = bind(STUDENT, arrays)(frames, mel, return_features=True)
@@ -37,8 +38,8 @@ def golden_gradients():
 
     def at(temperature):
         batch = golden(f"mtd_loss_T{temperature}.npz")
-        mel = mel_from_torch(batch["mel"])
-        return batch, run(batch["frames"], mel, batch["labels"], batch["uncertainty"], float(temperature))
+        inputs = batch["frames"], mel_from_torch(batch["mel"]), batch["labels"], batch["uncertainty"]
+        return batch, run(arrays, teacher_arrays, *inputs, float(temperature))
 
     return at
 
@@ -181,7 +182,7 @@ def test_mtd_is_finite_with_masked_logits_in_value_and_gradient(clamp_va, temper
     def total(student, logits, weights):
         return losses.mtd_loss(logits, LABELS, student, teacher, weights, temperature, clamp_va)[0]
 
-    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(student, LOGITS, jnp.ones(13))
+    value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(student, LOGITS, jnp.ones(13))
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     assert not np.asarray(gradients[0].attention_logits["va"][..., 0, -2:]).any()
@@ -191,10 +192,11 @@ def test_gradient_of_the_total_in_each_weight_matches_finite_differences():
     student, teacher = make_features(0, masked=True), make_features(1, masked=True)
     weights = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, 13), jnp.float32)
 
+    @jax.jit
     def total(weights):
         return losses.mtd_loss(LOGITS, LABELS, student, teacher, weights)[0]
 
-    gradient = jax.grad(total)(weights)
+    gradient = jax.jit(jax.grad(total))(weights)
     step = 1e-2
     for i in range(13):
         shift = step * jnp.eye(13)[i]
@@ -223,7 +225,7 @@ def test_gradients_match_finite_differences(loss):
             return losses.minilm(student, teacher)
         return losses.mtd_loss(logits, LABELS, student, teacher, jnp.ones(13), clamp_va=loss == "mtd")[0]
 
-    gradients = jax.grad(value, argnums=(0, 1))(student, LOGITS)
+    gradients = jax.jit(jax.grad(value, argnums=(0, 1)))(student, LOGITS)
     rng = np.random.default_rng(5)
     direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), (student, LOGITS))
     slope = sum(
@@ -231,6 +233,7 @@ def test_gradients_match_finite_differences(loss):
     )
     step = 1e-3
 
+    @jax.jit
     def along(t):
         return value(*jax.tree.map(lambda x, d: x + t * d, (student, LOGITS), direction))
 
@@ -252,6 +255,7 @@ def test_losses_do_not_depend_on_the_order_of_the_batch():
     maps = losses.fitnet_maps(jax.random.key(0), 9, 6)
     teacher_logits = jnp.array([1.0, 0.2, -0.4])
 
+    @jax.jit
     def all_losses(student, teacher, logits, labels, teacher_logits):
         flat = [f.fusion_tokens.reshape(3, -1) for f in (student, teacher)]
         return [
@@ -312,13 +316,13 @@ def test_every_configured_loss_has_an_implementation():
 
 def test_rkd_of_repeated_examples_has_finite_gradients():
     x = jnp.ones((3, 4)).at[2].set(2.0)
-    gradient = jax.grad(lambda x: losses.rkd(x, jnp.arange(12.0).reshape(3, 4)))(x)
+    gradient = jax.jit(jax.grad(lambda x: losses.rkd(x, jnp.arange(12.0).reshape(3, 4))))(x)
     assert np.isfinite(gradient).all()
 
 
 def test_rkd_of_equal_or_single_examples_is_finite():
     for x in (jnp.ones((4, 7)), jnp.ones((1, 7))):
-        value, gradient = jax.value_and_grad(lambda x: losses.rkd(x, 2 * x + 1))(x)
+        value, gradient = jax.jit(jax.value_and_grad(lambda x: losses.rkd(x, 2 * x + 1)))(x)
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
