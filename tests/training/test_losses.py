@@ -20,7 +20,7 @@ from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
 from tests.helpers import torch_losses
-from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+from tests.helpers.golden_models import OPTIMISED, STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 from tests.helpers.random_models import (
     QUICKLY_COMPILED,
     RANDOM_SEEDS,
@@ -41,12 +41,12 @@ def features_of(network, frames, mel):
 @pytest.fixture(scope="module")
 def golden_gradients():
     """Loss, parts and gradients of the student on the reference batch, for a temperature."""
-    teacher, student = recipe_model(TEACHER, 0), recipe_model(STUDENT, 1)
-    arrays = model_arrays(student)
+    # Arguments of the program: as constants in it, hundreds of MB would be compiled.
+    teacher_arrays, arrays = model_arrays(recipe_model(TEACHER, 0)), model_arrays(recipe_model(STUDENT, 1))
 
-    @jax.jit
-    def run(frames, mel, labels, uncertainty, temperature):
-        _, teacher_features = features_of(teacher, frames, mel)
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
+    def run(arrays, teacher_arrays, frames, mel, labels, uncertainty, temperature):
+        _, teacher_features = features_of(bind(TEACHER, teacher_arrays), frames, mel)
 
         def total(arrays, weights):
             logits, features = features_of(bind(STUDENT, arrays), frames, mel)
@@ -56,8 +56,8 @@ def golden_gradients():
 
     def at(temperature):
         batch = golden(f"mtd_loss_T{temperature}.npz")
-        mel = mel_from_torch(batch["mel"])
-        return batch, run(batch["frames"], mel, batch["labels"], batch["uncertainty"], float(temperature))
+        inputs = batch["frames"], mel_from_torch(batch["mel"]), batch["labels"], batch["uncertainty"]
+        return batch, run(arrays, teacher_arrays, *inputs, float(temperature))
 
     return at
 
@@ -200,7 +200,7 @@ def test_mtd_is_finite_with_masked_logits_in_value_and_gradient(clamp_va, temper
     def total(student, logits, weights):
         return losses.mtd_loss(logits, LABELS, student, teacher, weights, temperature, clamp_va)[0]
 
-    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(student, LOGITS, jnp.ones(13))
+    value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(student, LOGITS, jnp.ones(13))
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     assert not np.asarray(gradients[0].attention_logits["va"][..., 0, -2:]).any()
@@ -289,6 +289,7 @@ def test_losses_do_not_depend_on_the_order_of_the_batch():
     maps = losses.fitnet_maps(jax.random.key(0), 9, 6)
     teacher_logits = jnp.array([1.0, 0.2, -0.4])
 
+    @jax.jit
     def all_losses(student, teacher, logits, labels, teacher_logits):
         flat = [f.fusion_tokens.reshape(3, -1) for f in (student, teacher)]
         return [
@@ -349,13 +350,13 @@ def test_every_configured_loss_has_an_implementation():
 
 def test_rkd_of_repeated_examples_has_finite_gradients():
     x = jnp.ones((3, 4)).at[2].set(2.0)
-    gradient = jax.grad(lambda x: losses.rkd(x, jnp.arange(12.0).reshape(3, 4)))(x)
+    gradient = jax.jit(jax.grad(lambda x: losses.rkd(x, jnp.arange(12.0).reshape(3, 4))))(x)
     assert np.isfinite(gradient).all()
 
 
 def test_rkd_of_equal_or_single_examples_is_finite():
     for x in (jnp.ones((4, 7)), jnp.ones((1, 7))):
-        value, gradient = jax.value_and_grad(lambda x: losses.rkd(x, 2 * x + 1))(x)
+        value, gradient = jax.jit(jax.value_and_grad(lambda x: losses.rkd(x, 2 * x + 1)))(x)
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
