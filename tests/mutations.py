@@ -33,8 +33,8 @@ MUTATIONS = [
     Mutation(
         "KL of the student to the teacher, with its sign flipped",
         "mtd_jax/training/losses.py",
-        "jnp.exp(teacher) * (teacher - student)",
-        "jnp.exp(teacher) * (student - teacher)",
+        "jnp.where(visible, jnp.exp(teacher) * (teacher - student), 0.0)",
+        "jnp.where(visible, jnp.exp(teacher) * (student - teacher), 0.0)",
         "tests/training/test_losses.py",
     ),
     Mutation(

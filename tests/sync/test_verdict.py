@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtd_jax.sync.verdict import judge, material_warnings, words
+from mtd_jax.sync.verdict import best_offset, judge, material_warnings, words
 from tests.helpers.scores import made_up
 
 
@@ -35,6 +35,22 @@ def test_confidence_grows_with_evidence_and_ignores_scale_and_level():
     assert 0 <= weak.confidence < strong.confidence <= 1 and weak.z < longer.z
     scores = made_up([3] * 90)
     assert judge(scores * 10 - 4).z == pytest.approx(judge(scores).z, rel=1e-3)
+
+
+def test_z_by_hand():
+    """Three windows: the best offset leads one rival by 0, 0 and 3, mean 1, and the other by 10 more."""
+    scores = np.array([[0, -1, 0, -1, -10], [0, -1, 0, -1, -10], [0, -1, 3, -1, -10]], np.float64)
+    offset, z = best_offset(scores)
+    error = np.sqrt(5 * (1 + 1 + 4)) / 3  # as if one window in five were independent
+    assert offset == 0 and z == pytest.approx(1 / error)
+
+
+@pytest.mark.parametrize("other, sure", [(1, False), (2, True), (4, True), (5, False)])
+def test_an_offset_nearly_as_good_leaves_doubt_unless_it_is_a_neighbour(other, sure):
+    scores = made_up([3] * 150)
+    scores[:, 15 - other] += 2.9
+    verdict = judge(scores)
+    assert verdict.is_sure == sure and verdict.offset_frames in (3, other)
 
 
 def test_an_edit_shows_as_drift_and_where():
