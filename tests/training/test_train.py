@@ -30,6 +30,31 @@ def weights(workdir, step):
     return mtd_jax.checkpoint.restore_arrays(workdir / "checkpoints" / str(step), "model")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    """Trainings of one configuration share their compiled steps; those of processes cannot (test_soak.py)."""
+
+    def once(name, key):
+        function, made = getattr(train_module, name), {}
+
+        def call(*arguments):
+            found = key(*arguments)
+            if found not in made:
+                made[found] = function(*arguments)
+            return made[found]
+
+        patch.setattr(train_module, name, call)
+
+    def by_options(options, *others):
+        return options.to_json(), *others
+
+    with pytest.MonkeyPatch.context() as patch:
+        once("schedule_factor", by_options)
+        once("make_optimizer", by_options)
+        once("compile_steps", lambda run, *_: run)
+        yield
+
+
 @pytest.fixture(scope="module")
 def teacher(corpus, tmp_path_factory):
     """A wider model, trained by plain BCE."""
@@ -40,11 +65,16 @@ def teacher(corpus, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("loss", ["mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm"])
-def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tmp_path):
+def distillation(loss, corpus, teacher):
     config = small_config(corpus, name=loss, temperature=2.0)
     config.loss.layers.fusion = (1,)
     config.teacher = str(teacher)
+    return config
+
+
+@pytest.mark.parametrize("loss", ["mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm"])
+def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tmp_path):
+    config = distillation(loss, corpus, teacher)
     before = mtd_jax.checkpoint.restore_arrays(mtd_jax.checkpoint.find_checkpoint(teacher), "model")
     result = train(config, tmp_path, report=lambda line: None)
     assert result["steps"] == 4
@@ -71,8 +101,7 @@ def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tm
 
 @pytest.mark.parametrize("pairing", ["reference", "grid"])
 def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_path, monkeypatch):
-    config = small_config(corpus, name="mtd")
-    config.teacher = str(teacher)
+    config = distillation("mtd", corpus, teacher)
     if pairing == "grid":
         config.data.pairing, config.data.windows, config.data.min_gap = "grid", 3, 5
         config.loss.info_nce_weight, config.loss.balance_pairs = 1.0, True
@@ -106,22 +135,32 @@ def test_resumed_equals_uninterrupted_bit_for_bit(pairing, corpus, teacher, tmp_
 
 
 def test_a_teacher_computes_in_the_students_dtype_and_stays_as_it_was(corpus, teacher, tmp_path, monkeypatch):
+    """Up to the traced step: what bfloat16 computes is tested in test_step.py and test_model.py."""
     config = small_config(corpus, name="mtd")
-    config.epochs, config.model.compute_dtype, config.teacher = 1, "bfloat16", str(teacher)
+    config.model.compute_dtype, config.teacher = "bfloat16", str(teacher)
     loaded, runs = [], []
     load_model, compile_steps = train_module.load_model, train_module.compile_steps
+
+    class Traced(Exception):
+        pass
 
     def load(directory):
         loaded.append(load_model(directory))
         return loaded[-1]
 
-    def compiled(run, state, teacher_arrays):
+    def traced(run, state, teacher_arrays):
         runs.append((run, teacher_arrays))
-        return compile_steps(run, state, teacher_arrays)
+
+        def trace(*arguments):
+            compile_steps(run, state, teacher_arrays)[0].eval_shape(*arguments)
+            raise Traced
+
+        return trace, trace
 
     monkeypatch.setattr(train_module, "load_model", load)
-    monkeypatch.setattr(train_module, "compile_steps", compiled)
-    train(config, tmp_path, report=lambda line: None)
+    monkeypatch.setattr(train_module, "compile_steps", traced)
+    with pytest.raises(Traced):
+        train(config, tmp_path, report=lambda line: None)
     (model,), ((run, arrays),) = loaded, runs
     assert model.config == load_model(teacher).config and model.config.compute_dtype == "float32"
     assert model.head.kernel.dtype == "float32"
