@@ -1,5 +1,5 @@
 """A training that is killed ends with the same bits as one that is left alone: here in the middle of a save, the
-other ways in test_processes.py."""
+other ways in distributed/test_launch.py."""
 
 import pytest
 
