@@ -4,6 +4,7 @@ Every flag names the modes it belongs to; given with another mode it is an error
 they need when they start: JAX takes seconds to import, and data workers import the main module again.
 """
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -170,7 +171,7 @@ def _train(values: CommandLine):
 
     _join(values)
     with launch.abort_on_failure():
-        train(config, workdir)
+        train(config, workdir, report=functools.partial(print, flush=True))  # a log file shows progress, too
 
 
 def _evaluate(values: CommandLine):

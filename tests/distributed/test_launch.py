@@ -37,7 +37,8 @@ def start(commands, devices=1, **variables):
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = f"{os.environ['XLA_FLAGS']} {FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    env |= {"PYTHONUNBUFFERED": "1"} | variables
+    env |= variables
+    env.pop("PYTHONUNBUFFERED", None)  # a user's log file shows progress without it
     started = []
     for index, command in enumerate(commands):
         place = [coordinator, str(len(commands)), str(index)]
