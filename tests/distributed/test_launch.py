@@ -24,18 +24,13 @@ from mtd_jax.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 LIMIT = 600  # seconds for anything that could hang
-# Each process compiles its programs again, for a few steps of a tiny network: without LLVM's optimisations, and by
-# XLA's older emitters as long as it has them, in a third of the time.
-FAST_COMPILE = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):
-    FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 
 
 def start(commands, devices=1, **variables):
     """Starts a process per command, each with its place among them: as flags for main.py, else as arguments."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = f"{os.environ['XLA_FLAGS']} {FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     env |= variables
     env.pop("PYTHONUNBUFFERED", None)  # a user's log file shows progress without it
