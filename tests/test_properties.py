@@ -17,7 +17,7 @@ from mtd_jax.network import conv3d
 from mtd_jax.network.model import ModelConfig
 from mtd_jax.scoring import context_scores
 from mtd_jax.video.container import Faults
-from mtd_jax.video.decode import Picture, on_grid
+from mtd_jax.video.decode import TimedFrame, on_grid
 
 # The same examples in every run: a failure stays one until it is fixed.
 some = settings(max_examples=60, deadline=None, derandomize=True)
@@ -58,7 +58,7 @@ def test_spaced_draws_have_the_odds_of_the_product_of_their_weights():
 def test_the_grid_shows_the_nearest_frame_and_none_too_early(steps, origin):
     times = [origin + t for t in itertools.accumulate(steps, initial=Fraction(0))]
     shown = [
-        Picture(None, time, following)
+        TimedFrame(None, time, following)
         for time, following in itertools.pairwise([*times, times[-1] + Fraction(1, 25)])
     ]
     grid = list(on_grid(iter(shown), origin, Faults("video")))
