@@ -6,7 +6,6 @@ Usage: python -m tests.helpers.golden_gradient FILE. Writes {flax name: array}.
 """
 
 import dataclasses
-import functools
 import sys
 
 import jax
@@ -18,12 +17,12 @@ def main(path):
     from mtd_jax import compilation
     from mtd_jax.network.weights import bind, model_arrays
     from mtd_jax.training import losses
-    from tests.helpers.golden_models import OPTIMISED, STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+    from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 
     compilation.prepare()
     student_config, teacher_config = (dataclasses.replace(c, compute_dtype="float64") for c in (STUDENT, TEACHER))
 
-    @functools.partial(jax.jit, compiler_options=OPTIMISED)
+    @jax.jit
     def gradient(arrays, teacher_arrays, frames, mel, labels, uncertainty):
         _, expected = bind(teacher_config, teacher_arrays)(frames, mel, return_features=True)
 

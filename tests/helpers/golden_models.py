@@ -4,7 +4,6 @@ import functools
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 from converters.key_table import to_flax, torch_shapes
@@ -16,10 +15,6 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 # The recipe feeds the teacher RGB/255, not the released weights' BGR.
 TEACHER = ModelConfig.vocalist(pixels="rgb01")
 STUDENT = ModelConfig.mtd_vocalist()
-# Compiler options of programs that run longer than they compile, or whose rounding decides (see conftest.py).
-OPTIMISED = {"xla_backend_optimization_level": 1}
-if jax.__version_info__ < (0, 11):
-    OPTIMISED["xla_cpu_use_fusion_emitters"] = True
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

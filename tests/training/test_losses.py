@@ -20,7 +20,7 @@ from mtd_jax.network.weights import bind, model_arrays
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
 from tests.helpers import torch_losses
-from tests.helpers.golden_models import OPTIMISED, STUDENT, TEACHER, golden, mel_from_torch, recipe_model
+from tests.helpers.golden_models import STUDENT, TEACHER, golden, mel_from_torch, recipe_model
 from tests.helpers.random_models import (
     QUICKLY_COMPILED,
     RANDOM_SEEDS,
@@ -44,7 +44,7 @@ def golden_gradients():
     # Arguments of the program: as constants in it, hundreds of MB would be compiled.
     teacher_arrays, arrays = model_arrays(recipe_model(TEACHER, 0)), model_arrays(recipe_model(STUDENT, 1))
 
-    @functools.partial(jax.jit, compiler_options=OPTIMISED)
+    @jax.jit
     def run(arrays, teacher_arrays, frames, mel, labels, uncertainty, temperature):
         _, teacher_features = features_of(bind(TEACHER, teacher_arrays), frames, mel)
 
