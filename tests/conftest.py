@@ -10,10 +10,23 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from mtd_jax import compilation  # noqa: E402
+from tests.helpers.compiling import QUICK  # noqa: E402
 
 
 def pytest_configure(config):
     compilation.prepare()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_training():
+    """Training steps are small here. Networks of full size, and programs that are compared with reference values,
+    are compiled as above."""
+    from mtd_jax.training import step
+
+    options = step.compiler_options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "compiler_options", lambda platform: options(platform) | QUICK)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,8 @@ def test_the_wheel_holds_every_package_under_one_name():
     assert set(settings["packages"]) == found | {"mtd_jax.configs", "mtd_jax.converters"}
 
 
-def test_synthesise_train_evaluate(tmp_path):
+def test_synthesise_train_evaluate(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     corpus, teacher, student = tmp_path / "corpus", tmp_path / "teacher", tmp_path / "student"
     counts = ["--train_clips=4", "--val_clips=2", "--test_clips=2", "--seconds=1.2"]
     made = run_main("--mode=synthesize", f"--output={corpus}", *counts)
@@ -106,14 +107,12 @@ def test_synthesise_train_evaluate(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert "step 2/2" in trained.stdout and "validation" in trained.stdout
     distil = ["--mode=train", "--config=configs/distill.py:tiny", f"--config.teacher={teacher}"]
-    distilled = run_main(*distil, *common, f"--workdir={student}")
-    assert distilled.returncode == 0, distilled.stderr
-    scored = run_main(
-        "--mode=evaluate", "--config=configs/distill.py:tiny", *common, f"--checkpoint={student}",
-        f"--output={tmp_path / 'result.json'}",
-    )  # fmt: skip
-    assert scored.returncode == 0, scored.stderr
-    assert "2 clips" in scored.stdout and "K15" in scored.stdout
+    assert run(["main.py", *distil, *common, f"--workdir={student}"]) == 0
+    capsys.readouterr()
+    evaluate = ["main.py", "--mode=evaluate", "--config=configs/distill.py:tiny", f"--checkpoint={student}"]
+    assert run([*evaluate, *common, f"--output={tmp_path / 'result.json'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 clips" in printed and "K15" in printed
     assert len(json.loads((tmp_path / "result.json").read_text())["clips"]) == 2
 
 

@@ -4,10 +4,12 @@ other ways in distributed/test_launch.py."""
 import pytest
 
 from benchmarks.soak import KINDS, SoakError, compare, soak
+from tests.helpers.compiling import quick_environment
 
 
 @pytest.mark.slow
-def test_a_kill_in_a_save_leaves_no_trace(tmp_path):
+def test_a_kill_in_a_save_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", quick_environment()["XLA_FLAGS"])
     assert soak(tmp_path, kills=1, seed=0, kinds=KINDS[2:]) == {"SIGKILL in a save": 1}
 
 

@@ -11,8 +11,8 @@ from converters.key_table import to_flax, to_torch
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
 from mtd_jax.network.model import ENCODERS
 from mtd_jax.network.weights import bind, model_arrays
+from tests.helpers.compiling import QUICK
 from tests.helpers.random_models import (
-    QUICKLY_COMPILED,
     RANDOM_SEEDS,
     random_config,
     random_inputs,
@@ -79,7 +79,7 @@ def test_random_networks_compute_the_same(seed):
         arrays = {n: a.astype(np.float64) for n, a in to_flax(config, weights, "random").items()}
         inputs = random_inputs(config, 2, seed)
 
-        @functools.partial(jax.jit, compiler_options=QUICKLY_COMPILED)
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def both_modes(arrays, frames, mel):
             model = bind(config, arrays)
             modes = [model(frames, mel, train=train, return_features=True) for train in (False, True)]

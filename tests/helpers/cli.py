@@ -1,9 +1,10 @@
 """The command line, run as a user runs it."""
 
-import os
 import pathlib
 import subprocess
 import sys
+
+from tests.helpers.compiling import quick_environment
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -15,7 +16,7 @@ def run_main(*arguments, cwd=ROOT):
     return subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=quick_environment() | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

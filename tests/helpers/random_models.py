@@ -9,7 +9,6 @@ from mtd_jax.network.model import PIXELS, ModelConfig
 from tests.helpers.recipe import recipe_weights
 
 RANDOM_SEEDS = (1, 2, 5)  # one and two layers, two and four heads, all pixel conventions
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}  # for programs that run once
 NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
 
 
