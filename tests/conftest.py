@@ -17,15 +17,32 @@ def pytest_configure(config):
     compilation.prepare()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_training():
-    """Training steps are small here. Networks of full size, and programs that are compared with reference values,
-    are compiled as above."""
-    from mtd_jax.training import step
+    """Trainings in the process of the tests are small: their steps are compiled quickly, and those of one
+    configuration share them. (Those of processes of their own cannot: test_soak.py, test_launch.py.)"""
+    from mtd_jax.training import step, train
+
+    def once(name, key):
+        function, made = getattr(train, name), {}
+
+        def call(*arguments):
+            found = key(*arguments)
+            if found not in made:
+                made[found] = function(*arguments)
+            return made[found]
+
+        patch.setattr(train, name, call)
+
+    def by_options(options, *others):
+        return options.to_json(), *others
 
     options = step.compiler_options
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "compiler_options", lambda platform: options(platform) | QUICK)
+        once("schedule_factor", by_options)
+        once("make_optimizer", by_options)
+        once("compile_steps", lambda run, *_: run)
         yield
 
 

@@ -98,8 +98,8 @@ ENDLESS = 1000  # epochs of a run that is to be ended
 
 @pytest.fixture(scope="module")
 def relay(corpus, tmp_path_factory):
-    """A float64 training in legs: by two processes of two devices each until one dies, by two until SIGTERM to one,
-    and by this process for the rest. And "one", the same training by this process alone; in the end both ways of
+    """A float64 training in legs: two processes of two devices each until one dies, two until SIGTERM to one, and
+    this process for the rest. And "one", the same training by this process alone; in the end both ways of
     evaluating the result.
 
     Float64, as what is left between one process and several is then not hidden by rounding that flips a ReLU.

@@ -30,31 +30,6 @@ def weights(workdir, step):
     return mtd_jax.checkpoint.restore_arrays(workdir / "checkpoints" / str(step), "model")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    """Trainings of one configuration share their compiled steps; those of processes cannot (test_soak.py)."""
-
-    def once(name, key):
-        function, made = getattr(train_module, name), {}
-
-        def call(*arguments):
-            found = key(*arguments)
-            if found not in made:
-                made[found] = function(*arguments)
-            return made[found]
-
-        patch.setattr(train_module, name, call)
-
-    def by_options(options, *others):
-        return options.to_json(), *others
-
-    with pytest.MonkeyPatch.context() as patch:
-        once("schedule_factor", by_options)
-        once("make_optimizer", by_options)
-        once("compile_steps", lambda run, *_: run)
-        yield
-
-
 @pytest.fixture(scope="module")
 def teacher(corpus, tmp_path_factory):
     """A wider model, trained by plain BCE."""
