@@ -34,6 +34,7 @@ flags.register_validator(
 FILM_HEIGHT = flags.DEFINE_integer("film_height", 720, "Their height in pixels; 16:9.", lower_bound=64)
 flags.register_validator("film_height", lambda height: height % 2 == 0, "an even number")
 REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each.", lower_bound=1)
+THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window of the whole film.")
 COLD = flags.DEFINE_bool("cold", False, "Compile everything anew in every run.")
 WHOLE = "the whole process"
 
@@ -94,6 +95,7 @@ def measure(video: str) -> dict:
             env.pop("JAX_COMPILATION_CACHE_DIR", None)
             env["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory())
         command = ["-m", "benchmarks.infer_once", f"--checkpoint={CHECKPOINT.value}", f"--video={video}"]
+        command += ["--thorough"] if THOROUGH.value else []
         started = time.perf_counter()
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)
         seconds = time.perf_counter() - started

@@ -11,7 +11,6 @@ STARTED = time.perf_counter()  # before the imports, which are part of what a us
 
 import collections  # noqa: E402
 import json  # noqa: E402
-import math  # noqa: E402
 import resource  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -20,6 +19,7 @@ from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 VIDEO = flags.DEFINE_string("video", None, "The video.", required=True)
+THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window of the whole film.")
 
 PARTS_OF_COMPILING = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")  # the last one fetches, too
 
@@ -38,29 +38,31 @@ class TimedDetector:
         return found
 
 
-class Stages:
-    """A `Progress` that notes when each stage starts; the second pass starts halfway through the first stage."""
-
-    def __init__(self):
-        self.started: dict[str, float] = {}
-        self._half = math.inf
-
-    def stage(self, name: str, total: float | None) -> None:
-        self.started[name] = time.perf_counter()
-        self._half = total / 2 if total and name == "looking for faces" else math.inf
-
-    def update(self, done: float) -> None:
-        if done >= self._half:
-            self.started.setdefault("cutting out faces", time.perf_counter())
-
-
 def main():
     import jax
 
     from mtd_jax import compilation
     from mtd_jax.checkpoint import load_model
     from mtd_jax.faces.detect import Mtcnn
+    from mtd_jax.scoring import Scorer
     from mtd_jax.sync.detect import detect_offset
+
+    class TimedScorer(Scorer):
+        """A scorer that notes its own time."""
+
+        seconds = 0.0
+
+        def scan(self, *arguments, **options):
+            return self._timed(super().scan, *arguments, **options)
+
+        def compare_columns(self, *arguments):
+            return self._timed(super().compare_columns, *arguments)
+
+        def _timed(self, call, *arguments, **options):
+            started = time.perf_counter()
+            found = call(*arguments, **options)
+            self.seconds += time.perf_counter() - started
+            return found
 
     compilation.prepare()
     events = collections.Counter()
@@ -70,25 +72,26 @@ def main():
         lambda event, duration_secs, **_: making.update({event: duration_secs})
     )
     imported = time.perf_counter()
-    model = load_model(CHECKPOINT.value)
+    scorer = TimedScorer(load_model(CHECKPOINT.value))
     detector = TimedDetector(Mtcnn())
     loaded = time.perf_counter()
-    stages = Stages()
-    result = detect_offset(model, VIDEO.value, faces=detector, progress=stages)
-    ended = time.perf_counter()
-    cut, scored = stages.started.get("cutting out faces", ended), stages.started.get("scoring", ended)
+    result = detect_offset(scorer, VIDEO.value, faces=detector, thorough=THOROUGH.value)
+    measuring = time.perf_counter() - loaded
     found = {
         "seconds": {
             "imports": imported - STARTED,
             "load the model and the detector": loaded - imported,
-            "pass 1: find faces": detector.seconds,
-            "pass 1: decode, shot cuts": cut - loaded - detector.seconds,
-            "pass 2: decode, crop, sound": scored - cut,
-            "score (compilation included)": ended - scored,
+            "find faces": detector.seconds,
+            "score (programs included)": scorer.seconds,
+            "decode, shot cuts, crop, judge": measuring - detector.seconds - scorer.seconds,
         },
         "program_seconds": sum(making[f"/jax/core/compile/{part}_duration"] for part in PARTS_OF_COMPILING),
-        "windows": sum(len(track.scores) for track in result.tracks),
+        "windows": sum(len(track.scores.starts) for track in result.tracks),
         "tracks": len(result.tracks),
+        "sampled": result.sampled,
+        "verdict": result.verdict,
+        "offset_seconds": result.offset_seconds,
+        "confidence": result.confidence,
         "pictures_searched": detector.pictures,
         "programs": events["/jax/compilation_cache/compile_requests_use_cache"],
         "programs_from_cache": events["/jax/compilation_cache/cache_hits"],

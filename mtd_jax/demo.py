@@ -15,7 +15,7 @@ from etils import epath
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.config import load_config
-from mtd_jax.data.clip import SAMPLES_PER_FRAME
+from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.evaluation.evaluate import evaluate, print_table, write_json
 from mtd_jax.network.model import count_parameters
@@ -89,18 +89,18 @@ def demo(workdir: str | os.PathLike, seed: int = 0, size: Size | None = None) ->
 
     say(6, "measuring a video with shifted audio, and fixing it")
     path, true_offset = shifted_video(workdir, seed, size.video_seconds)
-    track = detect_offset(models["student_mtd"], path).speaker_track
-    shift_audio(path, workdir / "fixed.mp4", track.offset_seconds)
-    fixed = detect_offset(models["student_mtd"], workdir / "fixed.mp4").speaker_track
+    found = detect_offset(models["student_mtd"], path, thorough=True)
+    shift_audio(path, workdir / "fixed.mp4", found.offset_seconds)
+    fixed = detect_offset(models["student_mtd"], workdir / "fixed.mp4")
     summary["shifted_clip"] = {
         "true_offset": true_offset,
-        "measured_offset": track.offset_frames,
-        "confidence": track.confidence,
+        "measured_offset": found.offset_frames,
+        "confidence": found.confidence,
         "offset_after_fix": fixed.offset_frames,
     }
     summary["total_seconds"] = round(time.monotonic() - started, 1)
 
-    draw_demo(workdir / "demo.png", track.scores, summary, LABELS)
+    draw_demo(workdir / "demo.png", found.speaker_track.scores, summary, LABELS)
     write_json(workdir / "summary.json", summary)
     print_summary(summary, workdir)
     return summary
@@ -132,8 +132,11 @@ def print_summary(summary: dict[str, Any], workdir: epath.Path) -> None:
         f"K5 {gains['5']:+.1f}, K15 {gains['15']:+.1f} points (one run each; seeds differ by several)."
     )
     shifted = summary["shifted_clip"]
-    print(f"Shifted video: {words(shifted['true_offset'])}; measured: {words(shifted['measured_offset'])}.")
-    print(f"After the fix: {words(shifted['offset_after_fix'])}.")
+    truth, measured, fixed = (
+        words(shifted[name] / FPS) for name in ("true_offset", "measured_offset", "offset_after_fix")
+    )
+    print(f"Shifted video: {truth}; measured: {measured}.")
+    print(f"After the fix: {fixed}.")
     print(
         f"{summary['total_seconds'] / 60:.1f} minutes. "
         f"Figure: {workdir / 'demo.png'}  Numbers: {workdir / 'summary.json'}"

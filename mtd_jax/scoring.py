@@ -38,14 +38,6 @@ def mel_steps(window_frames: int) -> int:
     return window_frames * SAMPLES_PER_FRAME // HOP
 
 
-class ClipTokens(NamedTuple):
-    """Prenet outputs of a clip, and `zero`, of an all-zero mel."""
-
-    video: Shaped[np.ndarray, "N T width"]
-    audio: Shaped[np.ndarray, "N S width"]
-    zero: Shaped[np.ndarray, "S width"]
-
-
 class Chunks(NamedTuple):
     """Windows per call. Any clip is a number of such calls, so that none compiles anything new."""
 
@@ -63,6 +55,18 @@ class Chunks(NamedTuple):
         # On CPU the activations of two windows stay in the cache. The loop over them is inside one program because
         # a program's memory comes page by page from the system at every call: up to a tenth of the student's time.
         return cls(10, 2, 5) if platform == "cpu" else cls(40, 40, 40)
+
+
+class Scan(NamedTuple):
+    """Scores of the windows of a stretch, and their video tokens."""
+
+    scores: Float[np.ndarray, "windows shifts"]
+    video: Shaped[np.ndarray, "windows T width"]
+
+
+def lead(max_shift: int) -> int:
+    """Frames of audio that `Scorer.scan` needs before the first frame of video: a whole number of mel columns."""
+    return -(-max_shift // 5) * 5
 
 
 class Scorer:
@@ -107,50 +111,96 @@ class Scorer:
         """
         frames, waveform = np.asarray(frames), np.asarray(waveform)
         count = _check_clip(frames, waveform, max_shift, self.config.window_frames)
-        scores = self.compare(self.encode(frames, waveform, count), max_shift)
+        video = self._encode_video(frames[: count + self.config.window_frames - 1], 1)
+        audio = self._encode_audio(np.pad(waveform, N_FFT // 2, mode="reflect"), count)
+        zero = np.asarray(_encode_zero_mel(self.config, self.weights))
+        edge = np.broadcast_to(zero, (max_shift, *zero.shape))
+        scores = self._compare(video, np.concatenate([edge, audio, edge]), 1)
         audio_window = np.arange(count)[:, None] + np.arange(-max_shift, max_shift + 1)
         outside = (audio_window < 0) | (audio_window >= count)
         if reference_edges:
             outside[:max_shift] = audio_window[:max_shift] < 0
         return np.where(outside, np.float32(OUT_OF_CLIP), scores)
 
-    def encode(self, frames: Frames, waveform: Waveform, count: int) -> ClipTokens:
-        """Encodes the first `count` windows of frames and of audio, each once."""
-        config, chunks = self.config, self.chunks
-        window = config.window_frames
-        # Calls cover whole chunks; what lies beyond the clip is computed and dropped.
-        starts = range(0, count, chunks.encoded)
-        length = chunks.samples(window)
-        padded = np.pad(waveform, N_FFT // 2, mode="reflect")
-        padded = np.pad(padded, (0, max(0, mel_steps(starts[-1]) * HOP + length - len(padded))))
-        frames = np.concatenate([frames[: count + window], np.zeros((chunks.encoded, *FRAME_SHAPE), np.uint8)])
+    def scan(self, frames: Frames, samples: Waveform, *, max_shift: int, every: int) -> "Scan":
+        """Scores every `every`-th window of a stretch of video against audio that reaches beyond both of its ends.
 
-        def encode(start: int) -> tuple[jax.Array, jax.Array]:
-            first = mel_steps(start) * HOP
-            samples = padded[first : first + length]
-            part = frames[start : start + chunks.encoded + window - 1]
-            return (
-                _encode_frames(config, chunks, self.weights, part),
-                _encode_audio(config, chunks, self.weights, samples),
-            )
+        Args:
+          frames: every·(n − 1) + T of them. The number of the first one in its video must be a multiple of 5, as
+            mel columns meet frames at those only.
+          samples: audio from `lead(max_shift)` frames before the first frame on, and N_FFT / 2 samples more,
+            to `max_shift` frames beyond the last one, and N_FFT / 2 samples after that.
+          max_shift: in frames.
+          every: frames from one window to the next.
+        """
+        frames, samples = np.asarray(frames), np.asarray(samples)
+        first = lead(max_shift) - max_shift
+        video = self._encode_video(frames, every)
+        audio = self._encode_audio(samples, lead(max_shift) + every * (len(video) - 1) + max_shift + 1)
+        return Scan(self._compare(video, audio[first:], every), video)
 
-        video, audio = zip(*self._each(encode, starts), strict=True)
-        zero = np.asarray(_encode_zero_mel(config, self.weights))
-        video, audio = (np.concatenate(jax.device_get(tokens))[:count] for tokens in (video, audio))
-        return ClipTokens(video, audio, zero)
+    def compare_columns(
+        self,
+        video: Shaped[np.ndarray, "n T width"],
+        samples: Shaped[np.ndarray, "n samples"],
+    ) -> Float[np.ndarray, "n columns"]:
+        """Scores encoded windows against audio that moves by single mel columns, 12.5 ms each.
 
-    def compare(self, tokens: ClipTokens, max_shift: int) -> Scores:
-        """Logits; audio windows outside the clip are those of an all-zero mel."""
-        windows = self.chunks.compared
-        count = len(tokens.video)
-        edge = np.broadcast_to(tokens.zero, (max_shift, *tokens.zero.shape))
-        filler = np.broadcast_to(tokens.zero, (windows, *tokens.zero.shape))
-        audio = np.concatenate([edge, tokens.audio, edge, filler])
-        video = np.concatenate([tokens.video, np.zeros((windows, *tokens.video.shape[1:]), tokens.video.dtype)])
+        Args:
+          video: tokens from `scan`.
+          samples: for each window, audio of S + columns − 1 mel columns, with N_FFT / 2 samples on both sides.
+        """
+        size, count = self.chunks.compared, len(video)
+        video = np.concatenate([video, np.zeros((size, *video.shape[1:]), video.dtype)])
+        samples = np.concatenate([samples, np.zeros((size, samples.shape[1]), samples.dtype)])
 
         def compare(start: int) -> jax.Array:
-            parts = video[start : start + windows], audio[start : start + windows + 2 * max_shift]
-            return _score_chunk(self.config, self.weights, *parts)
+            part = slice(start, start + size)
+            return _compare_columns(self.config, self.weights, video[part], samples[part])
+
+        return np.concatenate(jax.device_get(self._each(compare, range(0, count, size))))[:count]
+
+    def _encode_video(self, frames: Frames, every: int) -> Shaped[np.ndarray, "windows T width"]:
+        """Tokens of the windows that begin at frames 0, every, 2·every, …"""
+        chunks, window = self.chunks, self.config.window_frames
+        count = (len(frames) - window) // every + 1
+        # Calls cover whole chunks; what lies beyond the end is computed and dropped.
+        frames = np.concatenate([frames, np.zeros((every * chunks.encoded, *FRAME_SHAPE), np.uint8)])
+        length = every * (chunks.encoded - 1) + window
+
+        def encode(start: int) -> jax.Array:
+            part = frames[every * start : every * start + length]
+            return _encode_frames(self.config, chunks, every, self.weights, part)
+
+        tokens = self._each(encode, range(0, count, chunks.encoded))
+        return np.concatenate(jax.device_get(tokens))[:count]
+
+    def _encode_audio(self, samples: Waveform, count: int) -> Shaped[np.ndarray, "count S width"]:
+        """Tokens of `count` consecutive windows of audio. Args: samples: N_FFT / 2 more of them on both sides."""
+        chunks = self.chunks
+        starts, length = range(0, count, chunks.encoded), chunks.samples(self.config.window_frames)
+        missing = mel_steps(starts[-1]) * HOP + length - len(samples)
+        samples = np.pad(samples, (0, max(0, missing)))
+
+        def encode(start: int) -> jax.Array:
+            first = mel_steps(start) * HOP
+            return _encode_audio(self.config, chunks, self.weights, samples[first : first + length])
+
+        return np.concatenate(jax.device_get(self._each(encode, starts)))[:count]
+
+    def _compare(
+        self, video: Shaped[np.ndarray, "n T width"], audio: Shaped[np.ndarray, "m S width"], every: int
+    ) -> Scores:
+        """Logits of video window i against audio windows every·i to every·i + shifts − 1, which there all are."""
+        windows, count = self.chunks.compared, len(video)
+        shifts = len(audio) - every * (count - 1)
+        audio = np.concatenate([audio, np.broadcast_to(audio[:1], (every * windows, *audio.shape[1:]))])
+        video = np.concatenate([video, np.zeros((windows, *video.shape[1:]), video.dtype)])
+
+        def compare(start: int) -> jax.Array:
+            end = every * (start + windows - 1) + shifts
+            parts = video[start : start + windows], audio[every * start : end]
+            return _score_chunk(self.config, every, self.weights, *parts)
 
         return np.concatenate(jax.device_get(self._each(compare, range(0, count, windows))))[:count]
 
@@ -194,11 +244,14 @@ def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window
     return usable - window
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode_frames(config: ModelConfig, chunks: Chunks, weights: FoldedModel, frames: Frames) -> Tokens:
-    """Video tokens of the chunks.encoded windows of chunks.encoded + T − 1 frames."""
-    starts = np.arange(0, chunks.encoded, chunks.together)
-    groups = frames[starts[:, None] + np.arange(chunks.together + config.window_frames - 1)]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _encode_frames(
+    config: ModelConfig, chunks: Chunks, every: int, weights: FoldedModel, frames: Frames
+) -> Tokens:
+    """Video tokens of the chunks.encoded windows of every·(chunks.encoded − 1) + T frames."""
+    together = chunks.together if every == 1 else 1
+    starts = every * np.arange(0, chunks.encoded, together)
+    groups = frames[starts[:, None] + np.arange(together + config.window_frames - 1)]
     tokens = lax.map(lambda group: encode_video(config, weights, group), groups)
     return tokens.reshape(-1, *tokens.shape[2:])
 
@@ -217,8 +270,20 @@ def _encode_zero_mel(config: ModelConfig, weights: FoldedModel) -> Shaped[Array,
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_chunk(config: ModelConfig, weights: FoldedModel, video: Tokens, audio: Tokens) -> Array:
-    return compare_shifts(config, weights, video, audio)
+def _compare_columns(
+    config: ModelConfig, weights: FoldedModel, video: Tokens, samples: Shaped[Array, "windows samples"]
+) -> Float[Array, "windows columns"]:
+    """Logits of each video window against the audio that begins at each mel column of its own samples."""
+    steps = mel_steps(config.window_frames)
+    mel = log_mel_of_padded(samples)
+    columns = mel.shape[1] - steps + 1
+    parts = mel[:, np.arange(columns)[:, None] + np.arange(steps)].reshape(-1, steps, NUM_MEL)
+    return compare_shifts(config, weights, video, encode_audio(config, weights, parts), every=columns)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score_chunk(config: ModelConfig, every: int, weights: FoldedModel, video: Tokens, audio: Tokens) -> Array:
+    return compare_shifts(config, weights, video, audio, every)
 
 
 def context_scores(scores: Scores, context: int, window_frames: int = 5) -> Scores:

@@ -17,6 +17,12 @@ def pytest_configure(config):
     compilation.prepare()
 
 
+def pytest_collection_modifyitems(items):
+    """Files with a slow test first, so that none begins when everything else is done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_training():
     """Trainings in the process of the tests are small: their steps are compiled quickly, and those of one

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mtd_jax.demo import LABELS, Size, demo
 
 TOY = Size(
@@ -24,6 +26,7 @@ TOY = Size(
 )
 
 
+@pytest.mark.slow
 def test_the_whole_story(tmp_path, capsys):
     summary = demo(tmp_path, 3, TOY)
     out = capsys.readouterr().out

@@ -157,7 +157,10 @@ def test_commands_for_videos_and_back_to_pytorch_run(place, monkeypatch, capsys)
     ran = 0
     for program, arguments in (command for path in DOCUMENTS for command in all_commands(path)):
         if "--mode=infer" in arguments:
-            assert cli.run([program, *arguments, "--faces=whole"]) == 0, capsys.readouterr().err
+            forced = (
+                ["--force"] if any(word.startswith("--fix=") for word in arguments) else []
+            )  # it knows nothing
+            assert cli.run([program, *arguments, "--faces=whole", *forced]) == 0, capsys.readouterr().err
         elif program == "converters.flax_to_torch":
             assert flax_to_torch.main([program, *arguments]) == 0, capsys.readouterr().err
         else:

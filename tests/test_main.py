@@ -94,6 +94,7 @@ def test_the_wheel_holds_every_package_under_one_name():
     assert set(settings["packages"]) == found | {"mtd_jax.configs", "mtd_jax.converters"}
 
 
+@pytest.mark.slow
 def test_synthesise_train_evaluate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     corpus, teacher, student = tmp_path / "corpus", tmp_path / "teacher", tmp_path / "student"

@@ -20,7 +20,7 @@ from mtd_jax.faces.crop import crop_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
 from mtd_jax.faces.tracks import FaceTrack
-from mtd_jax.video.decode import Progress, VideoFile
+from mtd_jax.video.decode import Progress, VideoFile, VideoPart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,22 @@ def face_clips(
     """
     found = find_faces(video, source, settings, _half(progress, 0))
     if not found.tracks:
-        raise UserError("; ".join([f"{video.path}: {no_face(found)}", *video.warnings]))
-    audio = video.waveform()
+        raise UserError("; ".join([f"{video.path}: {no_face([found])}", *video.warnings]))
+    return crops(video, found, video.waveform(), _half(progress, 1)), found
+
+
+def crops(
+    video: VideoFile | VideoPart, found: FoundFaces, audio: np.ndarray, progress: Progress | None = None
+) -> list[FaceClip]:
+    """A clip per face track that was found in this video, or in this part of it.
+
+    Args:
+      audio: of the whole video.
+    """
     spool = FaceSpool()
     places: list[list[int]] = [[] for _ in found.tracks]
     thumbnails = [np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8) for _ in found.tracks]
-    for number, frame, face in crop_tracks(video, found.tracks, _half(progress, 1)):
+    for number, frame, face in crop_tracks(video, found.tracks, progress):
         places[number].append(spool.append(lower_face(face)))
         if frame <= (found.tracks[number].start + found.tracks[number].end) // 2:
             thumbnails[number] = face
@@ -87,11 +97,11 @@ def face_clips(
             waveform=audio_of(track, audio),
         )
         clips.append(FaceClip(track, clip, thumbnails[number]))
-    return clips, found
+    return clips
 
 
 def crop_tracks(
-    video: VideoFile, tracks: Sequence[FaceTrack], progress: Progress | None = None
+    video: VideoFile | VideoPart, tracks: Sequence[FaceTrack], progress: Progress | None = None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (index of the track, frame number, uint8 (96, 96, 3) RGB face), frame by frame."""
     last = max((track.end for track in tracks), default=0)
@@ -108,12 +118,13 @@ def audio_of(track: FaceTrack, audio: np.ndarray) -> np.ndarray:
     return audio[track.start * SAMPLES_PER_FRAME : track.end * SAMPLES_PER_FRAME]
 
 
-def no_face(found: FoundFaces) -> str:
-    """A message that says why there is nothing to measure."""
-    seconds = f"{found.num_frames / FPS:.1f} s of video"
-    if not found.dropped:
+def no_face(found: Sequence[FoundFaces]) -> str:
+    """A message that says why there is nothing to measure. Args: found: in each part that was searched."""
+    seconds = f"{sum(part.num_frames for part in found) / FPS:.1f} s of video"
+    dropped = [track for part in found for track in part.dropped]
+    if not dropped:
         return f"no face was found in {seconds}"
-    longest = max(found.dropped, key=lambda track: track.end - track.start)
+    longest = max(dropped, key=lambda track: track.end - track.start)
     return f"no face was found for long enough in {seconds} (one was {longest.reason})"
 
 

@@ -10,7 +10,7 @@ from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxe
 from mtd_jax.faces.detect import FaceDetector, load_detector
 from mtd_jax.faces.shots import CutDetector
 from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
-from mtd_jax.video.decode import Progress, VideoFile
+from mtd_jax.video.decode import Progress, VideoFile, VideoPart
 
 _BATCH = 4  # frames per call of the detector; at 4K they take 100 MB
 
@@ -42,7 +42,7 @@ class FoundFaces:
       tracks: sorted by start, then from left to right.
       dropped: faces that were seen too briefly.
       faceless: intervals [start, end) without a track.
-      num_frames: length of the video.
+      num_frames: how many were searched.
     """
 
     tracks: list[FaceTrack]
@@ -67,7 +67,7 @@ def face_source(name: str) -> FaceDetector | list[FaceBox]:
 
 
 def find_faces(
-    video: VideoFile,
+    video: VideoFile | VideoPart,
     source: FaceDetector | list[FaceBox],
     settings: FindSettings | None = None,
     progress: Progress | None = None,
@@ -75,7 +75,7 @@ def find_faces(
     """Finds and tracks the faces of a video. Holds only a few frames in memory at a time.
 
     Args:
-      video: an open video.
+      video: an open video, or a part of it; frames keep their numbers.
       source: a detector, or the user's boxes (`boxes.py`), which need no search.
       settings: how to search; None = the defaults. Without effect on the user's boxes.
       progress: called as the pass proceeds.
@@ -84,28 +84,35 @@ def find_faces(
       UserError: the boxes do not fit the video, or nothing in it can be decoded.
     """
     if isinstance(source, list):
-        num_frames = video.count_frames(progress)
+        first, end = (
+            (video.first, video.end) if isinstance(video, VideoPart) else (0, video.count_frames(progress))
+        )
+        if isinstance(video, VideoPart):  # boxes of other parts
+            source = [box for box in source if box.start_seconds * FPS < end]
         try:
-            tracks = tracks_of_boxes(source, num_frames, video.height, video.width)
+            tracks = tracks_of_boxes(source, end, video.height, video.width)
         except UserError as error:
             raise UserError(f"{video.path}: {error}") from error
-        return FoundFaces(tracks, [], faceless(tracks, num_frames), num_frames)
+        tracks = [track.within(first, end) for track in tracks if track.end > first]
+        return FoundFaces(tracks, [], faceless(tracks, first, end), end - first)
     settings = settings or FindSettings()
-    detections, cuts, num_frames = _search(video, source, settings, progress)
+    detections, cuts, first, end = _search(video, source, settings, progress)
     tracks, dropped = link(detections, cuts, settings.link)
-    return FoundFaces(tracks, dropped, faceless(tracks, num_frames), num_frames)
+    return FoundFaces(tracks, dropped, faceless(tracks, first, end), end - first)
 
 
 def _search(
-    video: VideoFile, detector: FaceDetector, settings: FindSettings, progress: Progress | None
-) -> tuple[dict[int, np.ndarray], list[int], int]:
-    """Detections by frame, the first frames of new shots, and the number of frames."""
+    video: VideoFile | VideoPart, detector: FaceDetector, settings: FindSettings, progress: Progress | None
+) -> tuple[dict[int, np.ndarray], list[int], int, int]:
+    """Detections by frame, the first frames of new shots, the first frame, and one past the last."""
     search = _Search(detector, settings)
     cuts: list[int] = []
     cut_detector = CutDetector()
     previous: np.ndarray | None = None
-    last, due = -1, 0
+    first, last, due = 0, -1, 0
     for last, frame in video.frames(progress):
+        if previous is None:
+            first = last
         if frame is not previous and cut_detector.is_cut(frame):
             cuts.append(last)
             if previous is not None:
@@ -117,7 +124,7 @@ def _search(
         previous = frame
     if previous is not None:
         search.add(last, previous)
-    return search.finish(), cuts, last + 1
+    return search.finish(), cuts, first, last + 1
 
 
 class _Search:

@@ -26,6 +26,11 @@ class FaceTrack:
         """One past the last frame."""
         return self.start + len(self.boxes)
 
+    def within(self, first: int, end: int) -> "FaceTrack":
+        """Its part in frames first … end − 1, which it must reach."""
+        start = max(self.start, first)
+        return FaceTrack(start, self.boxes[start - self.start : end - self.start])
+
     @property
     def box(self) -> tuple[float, float, float, float]:
         """The median box: x0, y0, x1, y1, each the median over the frames."""
@@ -114,16 +119,16 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
-def faceless(tracks: Sequence[FaceTrack], num_frames: int) -> list[tuple[int, int]]:
-    """The intervals [start, end), in frames, that no track covers."""
+def faceless(tracks: Sequence[FaceTrack], first: int, end: int) -> list[tuple[int, int]]:
+    """The intervals [start, end) of frames first … end − 1 that no track covers."""
     intervals: list[tuple[int, int]] = []
-    seen = 0
+    seen = first
     for track in sorted(tracks, key=lambda track: track.start):
         if track.start > seen:
             intervals.append((seen, track.start))
         seen = max(seen, track.end)
-    if seen < num_frames:
-        intervals.append((seen, num_frames))
+    if seen < end:
+        intervals.append((seen, end))
     return intervals
 
 

@@ -147,11 +147,12 @@ def compare_shifts(
     weights: FoldedModel,
     video_tokens: Shaped[Array, "windows time width"],
     audio_tokens: Shaped[Array, "audio_windows steps width"],
+    every: int = 1,
 ) -> Float[Array, "windows shifts"]:
-    """Logits of each video window i against a run of audio windows: column c is that against window i + c."""
+    """Logits of each video window i against a run of audio windows: column c is that against every·i + c."""
     windows = len(video_tokens)
-    shifts = len(audio_tokens) - windows + 1
-    audio_of_pair = (np.arange(windows)[:, None] + np.arange(shifts)).reshape(-1)
+    shifts = len(audio_tokens) - every * (windows - 1)
+    audio_of_pair = (every * np.arange(windows)[:, None] + np.arange(shifts)).reshape(-1)
     video, audio = _embed(config, video_tokens), _embed(config, audio_tokens)
     queries = audio[audio_of_pair].reshape(windows, shifts, *audio.shape[1:])
     av = _read_shared(config, weights.av, queries, video).reshape(-1, *audio.shape[1:])

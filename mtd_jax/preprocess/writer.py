@@ -143,7 +143,7 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
     video = open_video(job.video)
     found = find_faces(video, source, job.find)
     if not found.tracks:
-        return Outcome([], [no_face(found), *video.warnings])
+        return Outcome([], [no_face([found]), *video.warnings])
     audio = video.waveform()
     usable, dropped = choose_tracks(found, audio, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
     lines = [f"no clip for {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings

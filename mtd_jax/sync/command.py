@@ -1,10 +1,11 @@
 """`--mode=infer`: verdicts on one video or a folder: on the terminal, as JSON, as HTML, as a fixed copy."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rich.console
@@ -17,10 +18,12 @@ from mtd_jax.faces.search import face_source
 from mtd_jax.preprocess.videos import videos_in
 from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
-from mtd_jax.sync.detect import check_max_shift, detect_offset
+from mtd_jax.sync.detect import Progress, check_max_shift, detect_offset
 from mtd_jax.sync.fix import check_output, shift_audio
-from mtd_jax.sync.verdict import Result, one_line_json
+from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
+
+_LISTED = 6  # faces, in the text
 
 
 def measure(
@@ -33,19 +36,24 @@ def measure(
     report: str | None = None,
     fix: str | None = None,
     filter_max_offset: int | None = None,
+    thorough: bool = False,
+    standard: str | None = None,
+    force: bool = False,
 ) -> int:
     """Runs the command; stdout gets results only, progress and tables of folders go to stderr.
 
     Args:
       checkpoint: directory, see `load_model`.
       video: a file, or a folder that is searched for videos in all its folders.
-      faces, max_shift: see `detect_offset`.
+      faces, max_shift, thorough: see `detect_offset`.
       as_json: a JSON object per file instead of text.
       report, fix: files to write; for one video only.
-      filter_max_offset: print the files whose speaker's offset is no larger, and certain, instead of verdicts.
+      filter_max_offset: print the files whose offset is no larger, certain and constant, instead of verdicts.
+      standard: "atsc", "ebu" or "itu": say whether the offset is within what it tolerates.
+      force: write `fix` even if the offset is a guess, or not constant.
 
     Returns:
-      The exit code: 1 if any file of a folder failed.
+      The exit code: 1 if any file of a folder failed, or `fix` was not written.
 
     Raises:
       UserError: the one video failed, or the arguments don't fit.
@@ -54,6 +62,8 @@ def measure(
     if filter_max_offset is not None and filter_max_offset < 0:
         raise UserError(f"--filter_max_offset: expected frames ≥ 0, got {filter_max_offset}")
     check_max_shift(max_shift)
+    if standard is not None and standard not in STANDARDS:
+        raise UserError(f"--standard: expected {', '.join(STANDARDS)}, got {standard}")
     if video.is_dir() and (report or fix):
         raise UserError(f"{video} is a folder: --report and --fix take one video")
     if fix:
@@ -65,39 +75,58 @@ def measure(
     else:
         read_head(video)
     scorer = Scorer(load_model(checkpoint))
-    find = functools.partial(detect_offset, scorer, faces=face_source(faces), max_shift=max_shift)
+    source = face_source(faces)
+
+    def find(path, progress: Progress | None = None) -> Result:
+        found = detect_offset(
+            scorer, path, faces=source, max_shift=max_shift, thorough=thorough, progress=progress
+        )
+        return dataclasses.replace(found, model=str(checkpoint))
+
     if video.is_dir():
         return _folder(video, paths, find, as_json, filter_max_offset)
     with _progress_bar() as bar:
         result = find(video, progress=bar)
-    _print(result, as_json, filter_max_offset)
+    _print(result, as_json, filter_max_offset, standard)
     if report:
         from mtd_jax.sync.report import write_report
 
         write_report(report, result)
     if fix:
-        _fix(result, fix)
+        _fix(result, fix, force, functools.partial(find, fix))
     return 0
 
 
-def text(result: Result) -> str:
-    """The verdict for people: a headline, a line per face, the warnings."""
-    several = len(result.tracks) > 1
-    lines = [f"{result.video}: {result.speaker_track.verdict.summary}"]
-    for number, track in enumerate(result.tracks):
-        role = ", the speaker" if several and number == result.speaker else ""
-        lines.append(
-            f"  track {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
-            f"{track.offset_frames:+d} frames ({1000 * track.offset_seconds:+.0f} ms), "
-            f"confidence {track.confidence:.2f}: {track.verdict.sync_words}"
-        )
+def text(result: Result, standard: str | None = None) -> str:
+    """The verdict for people: a headline, what it rests on, a line per face if they are few, the warnings."""
+    seen = "all of the film" if result.sampled == 1 else f"{result.sampled:.0%} of the film"
+    offset = f"{1000 * result.offset_seconds:+.0f}"
+    if result.offset_error_seconds is not None:
+        offset += f" ± {1000 * result.offset_error_seconds:.0f}"
+    lines = [
+        f"{result.video}: {result.summary}",
+        f"  offset {offset} ms, confidence {result.confidence:.2f}, from {seen}",
+    ]
+    if standard:
+        early, late, name = STANDARDS[standard]
+        tolerated = f"{name}, which tolerates {1000 * early:.0f} ms early and {1000 * late:.0f} ms late"
+        word = {True: "within", False: "outside", None: "cannot tell whether it is within"}[result.meets(standard)]
+        lines.append(f"  {word} {tolerated}")
+    if 1 < len(result.tracks) <= _LISTED:
+        for number, track in enumerate(result.tracks):
+            role = ", the speaker" if number == result.speaker else ""
+            lines.append(
+                f"  face {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
+                f"{track.offset_frames:+d} frames, confidence {track.confidence:.2f}"
+            )
+    elif len(result.tracks) > _LISTED:
+        lines.append(f"  {len(result.tracks)} faces in shots of their own; --json lists them")
     return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
 
 
 def keeps(result: Result, max_offset: int) -> bool:
-    """Whether a training set should keep this video: the speaker's offset is small, certain and constant."""
-    verdict = result.speaker_track.verdict
-    return verdict.is_sure and not verdict.drifts and abs(verdict.offset_frames) <= max_offset
+    """Whether a training set should keep this video: the offset is small, certain and constant."""
+    return result.verdict in ("in_sync", "out_of_sync") and abs(result.offset_frames) <= max_offset
 
 
 def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:
@@ -120,16 +149,21 @@ def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_off
                 )
                 continue
             _print(result, as_json, filter_max_offset, quiet=True)
-            track = result.speaker_track
-            row = f"{track.offset_frames:+d}", f"{track.confidence:.2f}", str(len(result.tracks))
-            table.add_row(str(path.relative_to(folder)), track.verdict.summary, *row)
+            row = f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))
+            table.add_row(str(path.relative_to(folder)), result.summary, *row)
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
     console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed")
     return 1 if failed else 0
 
 
-def _print(result: Result, as_json: bool, filter_max_offset: int | None, quiet: bool = False) -> None:
+def _print(
+    result: Result,
+    as_json: bool,
+    filter_max_offset: int | None,
+    standard: str | None = None,
+    quiet: bool = False,
+) -> None:
     if as_json:
         keep = {} if filter_max_offset is None else {"keep": keeps(result, filter_max_offset)}
         print(one_line_json(result.to_dict() | keep), flush=True)
@@ -137,20 +171,20 @@ def _print(result: Result, as_json: bool, filter_max_offset: int | None, quiet: 
         if keeps(result, filter_max_offset):
             print(result.video.replace("\n", "\\n"), flush=True)  # a line per file, whatever its name
     elif not quiet:
-        print(text(result))
+        print(text(result, standard))
 
 
-def _fix(result: Result, output: str) -> None:
-    verdict = result.speaker_track.verdict
-    notes = shift_audio(result.video, output, verdict.offset_seconds)
-    if not verdict.is_sure:
-        notes.append(
-            f"the offset is a guess (confidence {verdict.confidence:.2f}): listen before you use the file"
-        )
-    if verdict.drifts:
-        notes.append("the offset changes over time: one shift cannot fix all of it")
-    moved = f"audio moved by {1000 * verdict.offset_seconds:+.0f} ms"
-    print("; ".join([f"{os.fspath(output)}: {moved}", *notes]), file=sys.stderr)
+def _fix(result: Result, output: str, force: bool, measure_again: Callable[[], Result]) -> None:
+    """Writes the copy and measures it; refuses where one shift is no cure, unless it is forced."""
+    if not force and result.verdict in ("unknown", "drifting"):
+        why = "the offset is a guess" if result.verdict == "unknown" else "the offset is not constant"
+        raise UserError(f"{output} was not written: {why}, see the notes; --force writes it all the same")
+    notes = shift_audio(result.video, output, result.offset_seconds)
+    moved = f"audio moved by {1000 * result.offset_seconds:+.0f} ms"
+    after = measure_again()
+    print(
+        "; ".join([f"{os.fspath(output)}: {moved}", *notes, f"measured again: {after.summary}"]), file=sys.stderr
+    )
 
 
 class _Bar:

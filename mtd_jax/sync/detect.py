@@ -1,25 +1,40 @@
-"""From a video file to its verdict: is the audio in sync with each face, and if not, by how much is it off?"""
+"""From a video file to its verdict: is the audio in sync with the faces, and if not, by how much is it off?"""
 
+import dataclasses
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Int16
 
-from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME, Clip
+from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import FaceBox
-from mtd_jax.faces.clips import FaceClip, face_clips
+from mtd_jax.faces.clips import FaceClip, crops, no_face
 from mtd_jax.faces.detect import FaceDetector
-from mtd_jax.faces.search import FindSettings, FoundFaces, face_source
+from mtd_jax.faces.search import FindSettings, FoundFaces, face_source, find_faces
+from mtd_jax.faces.tracks import LinkSettings
+from mtd_jax.network.mel import N_FFT
 from mtd_jax.network.model import SyncModel
-from mtd_jax.scoring import MAX_SHIFT, Scorer
-from mtd_jax.sync.verdict import Result, Track, judge, material_warnings
-from mtd_jax.video.decode import open_video
+from mtd_jax.scoring import MAX_SHIFT, Scorer, context_scores, lead
+from mtd_jax.sync import sample
+from mtd_jax.sync.evidence import MEMORY, Estimate, Scores, centred, estimate, pool
+from mtd_jax.sync.fine import Fine, Voice, fine_offset
+from mtd_jax.sync.reasons import doubts
+from mtd_jax.sync.verdict import CONFIDENT, Course, Result, Track, Window, course_of, pieces
+from mtd_jax.video.decode import VideoFile, VideoPart, open_video
 
+EVERY = 5  # frames from one scored window to the next, unless all are: windows of 5 frames then share none
 _LEAST_SHIFT, _LARGEST_SHIFT = 2, 5 * FPS
-_CHUNK = 500  # windows scored at a time, so that an hour of video fits in memory; a multiple of 5, see score_track
+_CHUNK = 500  # frames scored at a time, so that an hour of video fits in memory; a multiple of 5
+_CONTEXT = 15  # frames averaged for the offset of one window
+_SURE = 0.99  # of a sampled film: enough to stop
+_WIDE = 3 * FPS  # frames; how far a wider search goes if nothing in the range fits
+_WIDE_WINDOWS = 24  # and on how many windows
+# Shots are often short, and the windows of all of them count together.
+FIND = FindSettings(link=LinkSettings(min_frames=10))
 
 
 class Progress(Protocol):
@@ -42,16 +57,26 @@ class NoProgress:
         pass
 
 
+@dataclasses.dataclass(frozen=True)
+class _Face:
+    """A face that was scored: its clip, its scores, and its windows as the network has encoded them."""
+
+    clip: FaceClip
+    scores: Scores
+    tokens: np.ndarray
+
+
 def detect_offset(
     model: SyncModel | Scorer,
     path: str | os.PathLike,
     *,
     faces: str | FaceDetector | list[FaceBox] = "mtcnn",
     max_shift: int = MAX_SHIFT,
+    thorough: bool = False,
     find: FindSettings | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Measures how far the audio of a video is out of sync with each face in it.
+    """Measures how far the audio of a video is out of sync with the faces in it.
 
     Args:
       model: for several videos pass a `Scorer`, which prepares the weights once.
@@ -59,38 +84,34 @@ def detect_offset(
       faces: "mtcnn", "whole" (the video is cropped to the face already), a .json file of boxes, or what
         `face_source` returns for these.
       max_shift: compares offsets from −max_shift to max_shift frames of 40 ms; 2 to 125.
-      find: how faces are searched for.
-      progress: follows the stages "looking for faces" and "scoring".
+      thorough: score every window of every frame. Else every fifth, and of a film of more than 45 s as many
+        stretches as it takes to be sure (`sample.py`).
+      find: how faces are searched for; None = `FIND`.
+      progress: follows the stages of the work.
 
     Raises:
       UserError: no usable video, audio or face.
     """
     check_max_shift(max_shift)
     progress = progress or NoProgress()
-    scorer = model if isinstance(model, Scorer) else Scorer(model)
-    window = scorer.config.window_frames
-    source = face_source(faces) if isinstance(faces, str) else faces
-    video = open_video(path)
-    progress.stage("looking for faces", video.duration_seconds)
-    clips, found = face_clips(video, source, find, lambda done, _: progress.update(done))
-    warnings = [*video.warnings, *_face_warnings(found)]
-    progress.stage("scoring", sum(clip.clip.num_frames for clip in clips))
-    tracks: list[Track] = []
-    done = 0
-    for clip in clips:
-        frames = clip.clip.num_frames
-        if frames > window:
-            tracks.append(_track(scorer, clip, max_shift, progress, done))
-        else:
-            place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
-            warnings.append(f"{place} was skipped: {frames} frames with audio are too few")
-        done += frames
-    if not tracks:
-        raise UserError(f"{path}: too short to measure: {warnings[-1]}, expected at least {window + 1}")
-    for number, track in enumerate(tracks):
-        warnings += [f"track {number}: {line}" for line in track.verdict.warnings]
-    speaker = max(range(len(tracks)), key=lambda number: tracks[number].verdict.z)
-    return Result(str(path), tracks, speaker, warnings)
+    film = _Film(
+        scorer=model if isinstance(model, Scorer) else Scorer(model),
+        video=(video := open_video(path)),
+        source=face_source(faces) if isinstance(faces, str) else faces,
+        find=find or FIND,
+        audio=video.waveform(),
+        max_shift=max_shift,
+        every=1 if thorough else EVERY,
+    )
+    length = _declared_frames(video)
+    if thorough or length is None or length <= sample.WHOLE or not video.can_seek:
+        film.look_at_all(progress)
+        share = 1.0
+    else:
+        share = film.look_at_samples(length, progress)
+    if not film.faces:
+        raise UserError(film.why_nothing())
+    return film.result(str(path), share)
 
 
 def check_max_shift(max_shift: int) -> None:
@@ -99,69 +120,276 @@ def check_max_shift(max_shift: int) -> None:
         raise UserError(f"expected max_shift from {_LEAST_SHIFT} to {_LARGEST_SHIFT} frames, got {max_shift}")
 
 
-def score_track(
-    scorer: Scorer, clip: Clip, max_shift: int, scored: Callable[[int], None] | None = None
-) -> Float32[np.ndarray, "windows shifts"]:
-    """Scores a clip of any length, with one stretch of it in memory at a time.
+@dataclasses.dataclass
+class _Film:
+    """A video while it is being measured."""
 
-    Stretches start at multiples of 5 frames, which are whole mel columns, and overlap by more than max_shift, so
-    the scores equal those of the whole clip at once.
+    scorer: Scorer
+    video: VideoFile
+    source: FaceDetector | list[FaceBox]
+    find: FindSettings
+    audio: Int16[np.ndarray, " samples"]
+    max_shift: int
+    every: int
+    faces: list[_Face] = dataclasses.field(default_factory=list)
+    found: list[FoundFaces] = dataclasses.field(default_factory=list)
+    short: list[str] = dataclasses.field(default_factory=list)
 
-    Args:
-      scored: called after each stretch with the number of windows scored so far.
+    def look_at_all(self, progress: Progress) -> None:
+        progress.stage("looking for faces", self.video.duration_seconds)
+        halves = iter((0.5, 0.5))
 
-    Returns:
-      float32 (N, 2·max_shift + 1).
-    """
-    window = scorer.config.window_frames
-    usable = clip.num_frames
-    count = usable - window
-    margin = 5 * (max_shift // 5 + 2)
-    rows = []
-    for start in range(0, count, _CHUNK):
-        end = min(start + _CHUNK, count)
-        first, last = max(start - margin, 0), min(end + margin + window, usable)
-        audio_end = len(clip.waveform) if last == usable else (last + 2) * SAMPLES_PER_FRAME
-        audio = clip.waveform[first * SAMPLES_PER_FRAME : audio_end]
-        part = scorer(clip.frames[first:last], audio, max_shift=max_shift, reference_edges=False)
-        rows.append(part[start - first : end - first])
-        if scored is not None:
-            scored(end)
-    return np.concatenate(rows)
+        def half(before: float) -> Callable[[float, float | None], None]:
+            share = next(halves)
+            return lambda done, total: progress.update(before * (total or 0) + share * done)
+
+        found = find_faces(self.video, self.source, self.find, half(0.0))
+        clips = crops(self.video, found, self.audio, half(0.5)) if found.tracks else []
+        self.found.append(found)
+        progress.stage("scoring", sum(len(clip.clip.frames) for clip in clips))
+        done = 0
+        for clip in clips:
+            self._score(clip, lambda frames, before=done: progress.update(before + frames))
+            done += len(clip.clip.frames)
+
+    def look_at_samples(self, length: int, progress: Progress) -> float:
+        """Looks at stretches until the verdict is sure; returns the share of the film that was looked at."""
+        progress.stage("sampling the film", sample.MOST)
+        looked: list[tuple[int, int]] = []
+
+        def look(start: int, end: int) -> None:
+            self._look_at(self.video.part(start, end))
+            looked.append((start, end))
+            progress.update(len(looked))
+
+        for count, (start, end) in enumerate(sample.stretches(length), start=1):
+            look(start, end)
+            if count >= sample.FIRST and self.faces and self._is_sure():
+                break
+        for _ in range(sample.MOST):
+            gap = self._gap_that_jumps(looked)
+            if gap is None:
+                break
+            look(*gap)
+        return min(sum(end - start for start, end in looked) / length, 1.0)
+
+    def _look_at(self, part: VideoPart) -> None:
+        if not part.held:
+            return
+        found = find_faces(part, self.source, self.find)
+        self.found.append(found)
+        for clip in crops(part, found, self.audio):
+            self._score(clip)
+
+    def _score(self, clip: FaceClip, scored: Callable[[int], None] | None = None) -> None:
+        """Scores one face, with one stretch of it in memory at a time."""
+        window, start = self.scorer.config.window_frames, -(-clip.track.start // 5) * 5
+        first, frames = start - clip.track.start, clip.clip.frames
+        count = len(range(0, len(frames) - first - window, self.every))
+        if count < 1:
+            place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
+            self.short.append(f"{place} was skipped: {len(frames)} frames are too few")
+            return
+        rows, tokens, chunk = [], [], _CHUNK // self.every
+        for row in range(0, count, chunk):
+            end = min(row + chunk, count)
+            here = start + self.every * row
+            part = frames[first + self.every * row : first + self.every * (end - 1) + window]
+            margin = lead(self.max_shift)
+            samples = self._samples(here - margin, margin + len(part) + self.max_shift)
+            scan = self.scorer.scan(part, samples, max_shift=self.max_shift, every=self.every)
+            rows.append(scan.scores)
+            tokens.append(scan.video)
+            if scored is not None:
+                scored(first + self.every * end)
+        starts = start + self.every * np.arange(count)
+        heard = starts[:, None] + np.arange(-self.max_shift, self.max_shift + 1)
+        heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
+        table = np.where(heard, np.concatenate(rows), np.float32(np.nan))
+        scores = Scores(starts, table, self.every, max(window, MEMORY))
+        keep = slice(None, None, max(EVERY // self.every, 1))
+        self.faces.append(_Face(clip, scores, np.concatenate(tokens)[keep]))
+
+    def _samples(self, first: int, frames: int) -> np.ndarray:
+        """Audio of these frames of the film, and N_FFT / 2 samples on both sides, mirrored at its ends."""
+        padded = self._padded
+        begin, end = first * SAMPLES_PER_FRAME, (first + frames) * SAMPLES_PER_FRAME + N_FFT
+        inside = padded[max(begin, 0) : max(end, 0)]
+        before = min(max(-begin, 0), end - begin)
+        return np.pad(inside, (before, end - begin - before - len(inside)))
+
+    @functools.cached_property
+    def _padded(self) -> np.ndarray:
+        if len(self.audio) <= N_FFT // 2:
+            return np.pad(self.audio, N_FFT // 2)
+        return np.pad(self.audio, N_FFT // 2, mode="reflect")
+
+    def _pooled(self) -> Scores:
+        return pool([face.scores for face in self.faces])
+
+    def _is_sure(self) -> bool:
+        """Whether the offset is sure, and at least half of the pieces are and agree with it."""
+        scores = self._pooled()
+        whole = estimate(scores)
+        parts = [estimate(scores.only(rows)) for rows in pieces(scores)]
+        sure = [part for part in parts if part.confidence >= CONFIDENT]
+        agree = [abs(part.offset_frames - whole.offset_frames) <= 1 for part in sure]
+        return whole.confidence >= _SURE and 2 * len(sure) >= len(parts) and all(agree)
+
+    def _gap_that_jumps(self, looked: list[tuple[int, int]]) -> tuple[int, int] | None:
+        """The next stretch to look at, to locate an edit; None if all are located."""
+        if not self.faces:
+            return None
+        course = self._course(self._pooled())
+        for before, after, *_ in course.jumps:
+            left, right = round(before * FPS), round(after * FPS)
+            inside = [place for place in looked if place[0] < right and place[1] > left]
+            ends = sorted([left, right, *(edge for place in inside for edge in place if left < edge < right)])
+            gaps = [(b - a, a, b) for a, b in zip(ends, ends[1:], strict=False)]
+            free = [gap for gap in gaps if not any(s <= gap[1] and gap[2] <= e for s, e in looked)]
+            if free:
+                _, a, b = max(free)
+                if (gap := sample.between(a, b)) is not None:
+                    return gap
+        return None
+
+    def _course(self, scores: Scores) -> Course:
+        return course_of(scores, self._speakers(scores), self.scorer.config.window_frames)
+
+    def _speakers(self, scores: Scores) -> dict[int, int]:
+        """First frame of a window → the face whose scores were taken at the best offset."""
+        column = scores.max_shift - estimate(scores).offset_frames
+        chosen = dict(zip(scores.starts.tolist(), scores.table[:, column].tolist(), strict=True))
+        found: dict[int, int] = {}
+        for number, face in enumerate(self._in_order()):
+            for start, score in zip(
+                face.scores.starts.tolist(), face.scores.table[:, column].tolist(), strict=True
+            ):
+                if chosen[start] == score or start not in found:
+                    found[start] = number
+        return found
+
+    def _in_order(self) -> list[_Face]:
+        return sorted(self.faces, key=lambda face: (face.clip.track.start, face.clip.track.boxes[0, 0]))
+
+    def result(self, name: str, share: float) -> Result:
+        faces = self._in_order()
+        scores = self._pooled()
+        whole = estimate(scores)
+        course = self._course(scores)
+        if course.rate is not None:
+            whole = estimate(scores.moved(course.rate * FPS), everywhere=False)
+        tracks = [self._track(face) for face in faces]
+        column = scores.max_shift - whole.offset_frames
+        votes = [float(np.nansum(centred(face.scores)[:, column])) for face in faces]
+        speaker = int(np.argmax(votes))
+        fine: Fine | None = None
+        if course.is_constant and whole.confidence >= CONFIDENT:
+            fine = fine_offset(self.scorer, self._voices(scores, whole), whole.offset_frames)
+        warnings = [*self.video.warnings, *_face_warnings(self.found, share), *self.short]
+        wide = None
+        if course.is_constant and whole.confidence < CONFIDENT and self.max_shift < _WIDE:
+            wide = self._wider(faces[speaker])
+        warnings += doubts(
+            whole,
+            course,
+            self.max_shift,
+            wide,
+            motions=[_motion(face.clip) for face in faces],
+            audio=self.audio,
+        )
+        return Result(
+            video=name,
+            offset_frames=whole.offset_frames,
+            offset_seconds=fine.seconds if fine else whole.offset_frames / FPS,
+            offset_error_seconds=fine.error_seconds if fine else None,
+            confidence=whole.confidence,
+            course=course,
+            tracks=tracks,
+            speaker=speaker,
+            warnings=warnings,
+            sampled=share,
+        )
+
+    def _track(self, face: _Face) -> Track:
+        clip, scores = face.clip, face.scores
+        window = self.scorer.config.window_frames
+        filled = np.where(np.isfinite(scores.table), scores.table, np.nanmin(scores.table, initial=0.0))
+        rows = max(_CONTEXT, window) if self.every == 1 else window + 2  # as many frames, in windows
+        smooth = context_scores(filled, rows, window)
+        best = np.argmax(smooth, axis=1)
+        windows = [
+            Window(int(start) / FPS, scores.max_shift - int(b), float(smooth[i, b]))
+            for i, (start, b) in enumerate(zip(scores.starts, best, strict=True))
+        ]
+        return Track(
+            clip.start_seconds, clip.end_seconds, clip.track.box, estimate(scores), windows, scores, clip.thumbnail
+        )
+
+    def _voices(self, scores: Scores, whole: Estimate) -> Iterator[Voice]:
+        """The windows of whoever speaks: their tokens, and the audio around the best offset."""
+        speakers = self._speakers(scores)
+        column = scores.max_shift - whole.offset_frames
+        for number, face in enumerate(self._in_order()):
+            step = max(EVERY // self.every, 1)
+            votes = centred(face.scores)[::step, column]
+            for start, vote, tokens in zip(face.scores.starts[::step].tolist(), votes, face.tokens, strict=True):
+                if speakers.get(start) == number and vote > 0:
+                    yield Voice(start, float(vote), tokens, self._samples)
+
+    def _wider(self, face: _Face) -> int | None:
+        """The offset that a search of ±3 s on a few windows of the face is sure of; None if there is none."""
+        count = min(len(face.tokens), _WIDE_WINDOWS)
+        window, first = self.scorer.config.window_frames, face.scores.starts[0] - face.clip.track.start
+        frames = face.clip.clip.frames[first : first + EVERY * (count - 1) + window]
+        start, margin = int(face.scores.starts[0]), lead(_WIDE)
+        samples = self._samples(start - margin, margin + len(frames) + _WIDE)
+        table = self.scorer.scan(frames, samples, max_shift=_WIDE, every=EVERY).scores
+        starts = start + EVERY * np.arange(len(table))
+        heard = starts[:, None] + np.arange(-_WIDE, _WIDE + 1)
+        heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
+        found = estimate(Scores(starts, np.where(heard, table, np.nan), EVERY, max(window, MEMORY)))
+        return found.offset_frames if found.confidence >= CONFIDENT else None
+
+    def why_nothing(self) -> str:
+        """A message that says why there is nothing to measure."""
+        path = self.video.path
+        if self.short:
+            least = self.scorer.config.window_frames + 1
+            return f"{path}: too short to measure: {self.short[-1]}, expected at least {least}"
+        return "; ".join([f"{path}: {no_face(self.found)}", *self.video.warnings])
 
 
-def _track(scorer: Scorer, clip: FaceClip, max_shift: int, progress: Progress, done: int) -> Track:
-    """Scores and judges one face. `done`: what `progress` has counted before it."""
-    scores = score_track(scorer, clip.clip, max_shift, lambda windows: progress.update(done + windows))
-    verdict = judge(scores, clip.start_seconds, scorer.config.window_frames)
-    verdict.warnings.extend(material_warnings(_motion(clip.clip), _loudness(clip.clip)))
-    return Track(clip.start_seconds, clip.end_seconds, clip.track.box, verdict, scores, clip.thumbnail)
+def _declared_frames(video: VideoFile) -> int | None:
+    if video.duration_seconds is None:
+        return None
+    return int((video.duration_seconds - video.start_seconds) * FPS)
 
 
-def _motion(clip: Clip) -> float:
+def _motion(clip: FaceClip) -> float:
     """Mean change of the mouth region between frames in grey levels, over ten stretches of up to a second."""
-    starts = np.linspace(0, max(clip.num_frames - FPS, 0), 10).astype(int)
+    frames = clip.clip.frames
+    starts = np.linspace(0, max(len(frames) - FPS, 0), 10).astype(int)
     changes = []
     for start in sorted(set(starts.tolist())):
-        frames = clip.frames[start : min(start + FPS, clip.num_frames)]
-        mouth = frames[:, 8:, 24:72].astype(np.int16)
+        mouth = frames[start : min(start + FPS, len(frames))][:, 8:, 24:72].astype(np.int16)
         changes.append(np.abs(np.diff(mouth, axis=0)).mean())
     return float(np.mean(changes))
 
 
-def _loudness(clip: Clip) -> float:
-    """RMS of the loudest tenth of the audio, frame by frame; full scale = 1."""
-    frames = np.asarray(clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME]).reshape(-1, SAMPLES_PER_FRAME)
-    power = np.sort([float(np.mean(np.square(frame.astype(np.float64) / 32768))) for frame in frames])
-    return float(np.sqrt(power[-max(len(power) // 10, 1) :].mean()))
-
-
-def _face_warnings(found: FoundFaces) -> list[str]:
+def _face_warnings(found: list[FoundFaces], share: float) -> list[str]:
     """The parts of the video that were not measured."""
-    lines = [f"no face at {start / FPS:.1f}–{end / FPS:.1f} s" for start, end in found.faceless]
+    gaps = [gap for part in found for gap in part.faceless]
+    lines = [f"no face at {start / FPS:.1f}–{end / FPS:.1f} s" for start, end in gaps]
     if len(lines) > 3:
-        share = sum(end - start for start, end in found.faceless) / found.num_frames
-        lines = [f"no face in {len(lines)} stretches, {share:.0%} of the video"]
-    return lines + [
-        f"a face at {d.start / FPS:.1f}–{d.end / FPS:.1f} s was skipped: {d.reason}" for d in found.dropped
+        seen = sum(part.num_frames for part in found)
+        part = "the video" if share == 1 else "what was looked at"
+        lines = [f"no face in {len(lines)} stretches, {sum(b - a for a, b in gaps) / seen:.0%} of {part}"]
+    dropped = [
+        f"a face at {d.start / FPS:.1f}–{d.end / FPS:.1f} s was skipped: {d.reason}"
+        for part in found
+        for d in part.dropped
     ]
+    return lines + (
+        dropped if len(dropped) <= 3 else [f"{len(dropped)} faces were seen too briefly to be measured"]
+    )

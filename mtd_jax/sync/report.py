@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, imsave
 
 from mtd_jax.data.clip import FPS
-from mtd_jax.scoring import OUT_OF_CLIP
 from mtd_jax.storage import write_text
-from mtd_jax.sync.verdict import CONFIDENT, TOLERANCE, Result, Track
+from mtd_jax.sync.evidence import TOLERANCE, Scores, pool
+from mtd_jax.sync.verdict import CONFIDENT, Result, Track
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -37,14 +37,23 @@ def write_report(path: str | os.PathLike, result: Result) -> None:
 
 
 def page(result: Result) -> str:
-    """The page: the speaker's verdict, warnings, and for each track its face, numbers and two drawings."""
+    """The page: the verdict, the film's score map and its offset over time, warnings, and the faces."""
     name = html.escape(os.path.basename(result.video))
     warnings = "".join(f"<li>{html.escape(line)}</li>" for line in result.warnings)
     tracks = "".join(_track(number, track, number == result.speaker) for number, track in enumerate(result.tracks))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{_STYLE}</style></head><body>
 <h1>{name}</h1>
-{_headline(result.speaker_track)}
+{_headline(result)}
+<div class="drawings">
+<figure><img alt="score of every window at every offset" src="{_score_map(result)}">
+<figcaption>How well each moment of video fits the audio at each offset. A bright column is an offset that fits
+throughout. White areas are beyond the start or end of the audio, or were not looked at. White dots mark the best
+offset of each window alone.</figcaption></figure>
+<figure><img alt="offset over time" src="{_offset_over_time(result)}">
+<figcaption>Dots: the best offset of the 0.6 s around each moment. Lines: the best offset of about 3 s, solid where
+it is confident. A line at another height means an edit, or drifting clocks.</figcaption></figure>
+</div>
 {f"<h2>Notes</h2><ul>{warnings}</ul>" if warnings else ""}
 {tracks}
 <p class="note">Offsets are in frames of 40 ms; positive means that the audio is early. In sync means within
@@ -54,55 +63,45 @@ def page(result: Result) -> str:
 """
 
 
-def _headline(track: Track) -> str:
-    verdict = track.verdict
-    kind = "unsure" if not verdict.is_sure or verdict.drifts else "good" if verdict.in_sync else "bad"
-    text = verdict.summary[0].upper() + verdict.summary[1:]
-    return f'<p class="verdict {kind}">{html.escape(text)}</p>'
+def _headline(result: Result) -> str:
+    kind = {"in_sync": "good", "out_of_sync": "bad"}.get(result.verdict, "unsure")
+    text = result.summary[0].upper() + result.summary[1:]
+    rest = f"offset {1000 * result.offset_seconds:+.0f} ms, confidence {result.confidence:.2f}"
+    return f'<p class="verdict {kind}">{html.escape(text)}</p><p class="note">{rest}</p>'
 
 
 def _track(number: int, track: Track, is_speaker: bool) -> str:
-    verdict = track.verdict
     rows = {
         "time": f"{track.start_seconds:.2f} – {track.end_seconds:.2f} s",
-        "offset": f"{verdict.offset_frames:+d} frames, {1000 * verdict.offset_seconds:+.0f} ms",
-        "confidence": f"{verdict.confidence:.3f}",
-        "verdict": verdict.sync_words,
+        "offset": f"{track.offset_frames:+d} frames, {1000 * track.offset_seconds:+.0f} ms",
+        "confidence": f"{track.confidence:.3f}",
     }
     table = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
     role = " (the speaker)" if is_speaker else ""
-    return f"""<h2>Track {number}{role}: {html.escape(verdict.summary)}</h2>
+    return f"""<h2>Face {number}{role}</h2>
 <div class="track"><img alt="the face" src="{_png(track.thumbnail)}"><table>{table}</table></div>
-<div class="drawings">
-<figure><img alt="score of every window at every offset" src="{_score_map(track)}">
-<figcaption>How well each 0.2 s of video fits the audio at each offset. A bright column is an offset that fits
-throughout. White areas are beyond the start or end of the audio. White dots mark the best offset of each 0.2 s
-alone.</figcaption></figure>
-<figure><img alt="offset over time" src="{_offset_over_time(track)}">
-<figcaption>Dots: the best offset of the 0.6 s around each moment. Lines: the best offset of about 3 s, solid where
-it is confident. A line at another height means an edit, or drifting clocks.</figcaption></figure>
-</div>
 """
 
 
-def draw_score_map(
-    axes: Axes, scores: np.ndarray, true_offset: int | None = None, start_seconds: float = 0.0
-) -> AxesImage:
-    """Draws scores (N, 2·max_shift + 1) over offset and window, with each window's best offset.
+def draw_score_map(axes: Axes, scores: Scores, true_offset: int | None = None) -> AxesImage:
+    """Draws scores over offset and time, with each window's best offset.
 
     Args:
       true_offset: in frames, if it is known and to be marked.
-      start_seconds: start of the first window.
 
     Returns:
-      The image, for a colour bar. Audio outside the clip stays white.
+      The image, for a colour bar. What has no score stays white.
     """
-    max_shift = scores.shape[1] // 2
-    inside = np.where(scores > OUT_OF_CLIP, scores, np.nan)[:, ::-1]  # column c is offset max_shift − c
-    extent = (-max_shift - 0.5, max_shift + 0.5, start_seconds + len(scores) / FPS, start_seconds)
+    max_shift, every = scores.max_shift, scores.every
+    first, last = int(scores.starts[0]), int(scores.starts[-1])
+    rows = (scores.starts - first) // every
+    inside = np.full(((last - first) // every + 1, 2 * max_shift + 1), np.nan)
+    inside[rows] = scores.table[:, ::-1]  # column c is offset max_shift − c
+    extent = (-max_shift - 0.5, max_shift + 0.5, (last + every) / FPS, first / FPS)
     image = axes.imshow(inside, aspect="auto", extent=extent, cmap="viridis", interpolation="nearest")
-    best = np.nanargmax(inside, axis=1) - max_shift
-    middles = start_seconds + (np.arange(len(best)) + 0.5) / FPS
+    seen = np.isfinite(scores.table).any(axis=1)
+    best = max_shift - np.argmax(np.nan_to_num(scores.table[seen], nan=-np.inf), axis=1)
+    middles = (scores.starts[seen] + every / 2) / FPS
     axes.plot(best, middles, ".", color="white", markersize=2, label="best of each window")
     if true_offset is not None:
         for side in (-0.5, 0.5):
@@ -114,13 +113,13 @@ def draw_score_map(
 
 
 def draw_demo(
-    path: str | os.PathLike, scores: np.ndarray, summary: Mapping[str, Any], labels: Mapping[str, str]
+    path: str | os.PathLike, scores: Scores, summary: Mapping[str, Any], labels: Mapping[str, str]
 ) -> None:
     """Draws the demo's figure: score map of the shifted video, and accuracy by context of the three models.
 
     Args:
       path: the .png file to write.
-      scores: (N, 2·max_shift + 1) of the shifted video.
+      scores: of the shifted video.
       summary: as the demo writes it to summary.json.
       labels: names of the models, by their keys in `summary`.
     """
@@ -145,7 +144,9 @@ def draw_demo(
         contexts, percent = [int(k) for k in accuracy], [100 * a for a in accuracy.values()]
         label = f"{labels[variant]} ({summary[variant]['params'] / 1e6:.2f} M)"
         right.plot(contexts, percent, style, color=color, label=label)
-    right.axhline(100 * 3 / scores.shape[1], color="black", linewidth=0.8, linestyle=":", label="chance")
+    right.axhline(
+        100 * 3 / (2 * scores.max_shift + 1), color="black", linewidth=0.8, linestyle=":", label="chance"
+    )
     right.set(xlabel="context K in frames", ylabel="windows within ±1 frame (%)", ylim=(0, 102))
     right.set_title("Accuracy on unseen synthetic speakers", fontsize=11)
     right.grid(alpha=0.3)
@@ -153,29 +154,29 @@ def draw_demo(
     figure.savefig(path, dpi=110)
 
 
-def _score_map(track: Track) -> str:
+def _score_map(result: Result) -> str:
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    image = draw_score_map(axes, track.scores, start_seconds=track.start_seconds)
+    image = draw_score_map(axes, pool([track.scores for track in result.tracks]))
     axes.set_ylabel("seconds")
     figure.colorbar(image, ax=axes, label="logit: in sync?")
     return _drawn(figure)
 
 
-def _offset_over_time(track: Track) -> str:
-    verdict = track.verdict
+def _offset_over_time(result: Result) -> str:
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    times = [window.start_seconds for window in verdict.windows]
-    axes.plot(times, [w.offset_frames for w in verdict.windows], ".", markersize=3, color="black", label="0.6 s")
+    windows = [window for track in result.tracks for window in track.windows]
+    times = [window.start_seconds for window in windows]
+    axes.plot(times, [w.offset_frames for w in windows], ".", markersize=3, color="black", label="0.6 s")
     for sure, style in ((True, "-"), (False, ":")):
-        chosen = [s for s in verdict.segments if (s.confidence >= CONFIDENT) == sure]
+        chosen = [s for s in result.segments if (s.confidence >= CONFIDENT) == sure]
         for n, s in enumerate(chosen):
             label = None if n else ("3 s, confident" if sure else "3 s, unsure")
             ends = (s.start_seconds, s.end_seconds)
             axes.plot(ends, (s.offset_frames,) * 2, style, color="tab:blue", linewidth=3, label=label)
     axes.axhspan(-TOLERANCE - 0.5, TOLERANCE + 0.5, color="tab:green", alpha=0.15, label="in sync")
-    limit = max(verdict.max_shift, 2) + 0.5
+    limit = result.tracks[0].scores.max_shift + 0.5
     axes.set(xlabel="seconds", ylabel="offset in frames (positive: the audio is early)", ylim=(-limit, limit))
     axes.grid(alpha=0.3)
     figure.legend(fontsize=9, loc="outside upper center", ncols=4)

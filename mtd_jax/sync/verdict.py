@@ -1,27 +1,36 @@
-"""From the scores of a face track to its verdict: the offset, the confidence in it, and whether it drifts.
+"""From the scores of a film to its verdict: in sync, out of sync, drifting, or unknown; and what the tools return.
 
-Confidence compares the best offset with its rivals, which are all offsets but its neighbours. For each rival, take
-the difference of the two scores in every window; its mean, in units of its standard error, is the lead over that
-rival. z is the smallest lead, and confidence = erf(z / √2): near 1 no rival comes close, at 0 one is just as good.
+The film is cut into pieces of about 3 s. A piece counts if it is sure of its offset beyond doubt, or as its
+neighbour is. If all that count agree, the verdict rests on the whole film; if they do not, the offset drifts (a
+line through them fits) or jumps (an edit).
 """
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Shaped
 
 from mtd_jax.data.clip import FPS
-from mtd_jax.scoring import context_scores
+from mtd_jax.sync.evidence import TOLERANCE, Estimate, Scores, centred, estimate
 
-CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the histogram this threshold comes from
-TOLERANCE = 1  # frames; viewers do not notice 40 ms, and the published protocol counts it as in sync
-_CONTEXT = 15  # frames averaged for the offset of one window
-_SEGMENT = 3 * FPS  # windows per segment of the offset over time
-_ENOUGH = FPS  # keep at least so many windows to judge by, even if that narrows the range of offsets
+CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the diagram this threshold comes from
+_BEYOND_DOUBT = 0.999  # of a piece alone: a film has hundreds of them
+_PIECE = 3 * FPS
+_RATES = {  # of the audio's clock to the video's: what conversions between frame rates leave behind
+    "24 to 25 frames per second": 25 / 24 - 1,
+    "25 to 24 frames per second": 24 / 25 - 1,
+    "1001 to 1000": 1.001 - 1,
+    "1000 to 1001": 1 / 1.001 - 1,
+}
+_NAMED = 0.1  # a measured rate has a name if it is this near, as a share of it
+Kind = Literal["in_sync", "out_of_sync", "drifting", "unknown"]
+STANDARDS = {  # seconds that the audio may be early, and late
+    "atsc": (0.015, 0.045, "ATSC IS-191"),
+    "ebu": (0.040, 0.060, "EBU R37"),
+    "itu": (0.090, 0.185, "ITU-R BT.1359"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,106 +44,70 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """About 3 s of a track, judged on their own."""
+    """A piece of the film with its own offset. `track` is that of the face that speaks in it."""
 
     start_seconds: float
     end_seconds: float
     offset_frames: int
     confidence: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """The verdict on a whole track.
-
-    Attributes:
-      offset_frames: in frames of 40 ms; positive = the audio is early, so delay it to fix the video.
-      confidence: 0 … 1. Low for the wrong face, no speech, audio and video of different recordings, too little
-        material, an offset outside the range, or one that changes.
-      z: smallest lead over a rival in standard errors, from which the confidence is computed (see above).
-      max_shift: offsets from −max_shift to max_shift were compared; fewer than requested in short tracks.
-      score: mean logit at the offset; above 0 the model considers audio and video in sync.
-      windows: one entry per window that sees all of these offsets.
-      segments: the offset over time.
-      drifts: confident segments disagree by more than a frame.
-      warnings: reasons for doubt, one line each.
-    """
-
-    offset_frames: int
-    confidence: float
-    z: float
-    max_shift: int
-    score: float
-    windows: list[Window]
-    segments: list[Segment]
-    drifts: bool
-    warnings: list[str]
+    track: int
 
     @property
     def offset_seconds(self) -> float:
         return self.offset_frames / FPS
 
-    @property
-    def in_sync(self) -> bool:
-        """Within ±1 frame throughout. True or false whatever the confidence: check `is_sure` as well."""
-        return abs(self.offset_frames) <= TOLERANCE and not self.drifts
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How the offset changes over the film.
+
+    Attributes:
+      segments: the film in pieces, or with what neighbours agree on joined.
+      rate: by how much the audio's clock is fast, as a share; None unless the offset follows a line.
+      jumps: (from second, to second, frames before, frames after) of each edit.
+    """
+
+    segments: list[Segment]
+    rate: float | None
+    jumps: list[tuple[float, float, int, int]]
 
     @property
-    def is_sure(self) -> bool:
-        return self.confidence >= CONFIDENT
-
-    @property
-    def sync_words(self) -> str:
-        """ "in sync", "not in sync" or "cannot tell"."""
-        if not self.is_sure and not self.drifts:
-            return "cannot tell"
-        return "in sync" if self.in_sync else "not in sync"
-
-    @property
-    def words(self) -> str:
-        """The offset with its sign in words."""
-        return words(self.offset_frames)
-
-    @property
-    def summary(self) -> str:
-        """One sentence for people, which says when the offset is a guess or not constant."""
-        if self.drifts:
-            return "the offset changes over time"
-        if not self.is_sure:
-            return f"cannot tell (the best guess: {self.words})"
-        return self.words + (", within tolerance" if self.in_sync and self.offset_frames else "")
+    def is_constant(self) -> bool:
+        return self.rate is None and not self.jumps
 
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """One face of a video and its verdict.
+    """One face of a video, as far as it was looked at.
 
     Attributes:
       start_seconds, end_seconds: counted from the first frame.
       box: x0, y0, x1, y1 in pixels, the median of the track's boxes.
-      verdict: all that was measured.
-      scores: float32 (N, 2·max_shift + 1) logits; column c is audio shifted by c − max_shift frames.
+      estimate: the offset that this face alone speaks for.
+      windows: the best offset around each moment.
+      scores: with the first frame of every window, in frames of the video.
       thumbnail: uint8 (96, 96, 3) RGB.
     """
 
     start_seconds: float
     end_seconds: float
     box: tuple[float, float, float, float]
-    verdict: Verdict
-    scores: np.ndarray
+    estimate: Estimate
+    windows: list[Window]
+    scores: Scores
     thumbnail: np.ndarray
 
     @property
     def offset_frames(self) -> int:
-        return self.verdict.offset_frames
+        return self.estimate.offset_frames
 
     @property
     def offset_seconds(self) -> float:
-        return self.verdict.offset_seconds
+        return self.offset_frames / FPS
 
     @property
     def confidence(self) -> float:
-        return self.verdict.confidence
+        return self.estimate.confidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,29 +116,96 @@ class Result:
 
     Attributes:
       video: path as given.
+      offset_frames: of the whole film, in frames of 40 ms; positive = the audio is early: delay it to fix.
+      offset_seconds: the same, finer than a frame where speech allows.
+      offset_error_seconds: its standard error; None where it is no finer than a frame.
+      confidence: in the offset, 0 … 1.
+      course: the offset over time.
       tracks: at least one, ordered by start, then from left to right.
-      speaker: index of the track whose lips fit the audio best, that is with the largest z.
-      warnings: about the file and its faces, and those of every track with its index.
+      speaker: index of the track that says most for the offset.
+      warnings: about the file, its faces and the verdict, one line each.
+      sampled: the share of the film that was looked at, 1 for all of it.
+      model: name of the model that judged.
+      audio_track: which of the file's audio streams was measured, from 0.
       fps: of all frame counts; 25 whatever the frame rate of the file.
     """
 
     video: str
+    offset_frames: int
+    offset_seconds: float
+    offset_error_seconds: float | None
+    confidence: float
+    course: Course
     tracks: list[Track]
     speaker: int
     warnings: list[str]
+    sampled: float = 1.0
+    model: str = ""
+    audio_track: int = 0
     fps: int = FPS
+
+    @property
+    def verdict(self) -> Kind:
+        """ "in_sync" (within ±1 frame), "out_of_sync", "drifting" (or edited), or "unknown" if it is not sure."""
+        if not self.course.is_constant:
+            return "drifting"
+        if self.confidence < CONFIDENT:
+            return "unknown"
+        return "in_sync" if abs(self.offset_frames) <= TOLERANCE else "out_of_sync"
+
+    @property
+    def segments(self) -> list[Segment]:
+        return self.course.segments
 
     @property
     def speaker_track(self) -> Track:
         return self.tracks[self.speaker]
+
+    @property
+    def words(self) -> str:
+        """The offset with its sign in words."""
+        return words(self.offset_seconds)
+
+    @property
+    def summary(self) -> str:
+        """One sentence for people, which says when the offset is a guess or not constant."""
+        if self.course.rate is not None:
+            return "the offset drifts: " + rate_words(self.course.rate)
+        if self.course.jumps:
+            return "the offset changes over time"
+        if self.verdict == "unknown":
+            return f"cannot tell (the best guess: {self.words})"
+        if self.verdict == "in_sync":
+            return "audio and video are in sync" + (f" ({self.words})" if self.offset_frames else "")
+        return self.words
+
+    def meets(self, standard: str) -> bool | None:
+        """Whether the offset is within a published tolerance, see `STANDARDS`; None if it is not known."""
+        early, late, _ = STANDARDS[standard]
+        if self.verdict == "unknown":
+            return None
+        return self.course.is_constant and -late <= self.offset_seconds <= early
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `to_json` writes."""
         return {
             "video": self.video,
             "fps": self.fps,
+            "model": self.model,
+            "verdict": self.verdict,
+            "offset_frames": self.offset_frames,
+            "offset_seconds": self.offset_seconds,
+            "offset_error_seconds": self.offset_error_seconds,
+            "confidence": self.confidence,
+            "segments": [
+                dataclasses.asdict(segment) | {"offset_seconds": segment.offset_seconds}
+                for segment in self.segments
+            ],
+            "rate": self.course.rate,
             "tracks": [_track_dict(track) for track in self.tracks],
             "speaker": self.speaker,
+            "audio_track": self.audio_track,
+            "sampled": self.sampled,
             "warnings": self.warnings,
         }
 
@@ -174,85 +214,64 @@ class Result:
         return one_line_json(self.to_dict())
 
 
-def words(offset_frames: int) -> str:
+def words(offset_seconds: float) -> str:
     """An offset in words: "the audio is early by 160 ms (4 frames)"."""
-    if offset_frames == 0:
+    milliseconds, frames = round(1000 * abs(offset_seconds)), abs(offset_seconds) * FPS
+    if milliseconds < 1:
         return "audio and video are in sync"
-    side, count = ("early" if offset_frames > 0 else "late"), abs(offset_frames)
-    return f"the audio is {side} by {1000 * count // FPS} ms ({count} frame{'s' if count > 1 else ''})"
+    side, count = ("early" if offset_seconds > 0 else "late"), f"{frames:.1f}".removesuffix(".0")
+    return f"the audio is {side} by {milliseconds} ms ({count} frame{'s' if count != '1' else ''})"
 
 
-def judge(
-    scores: Shaped[np.ndarray, "windows shifts"], start_seconds: float = 0.0, window_frames: int = 5
-) -> Verdict:
-    """Judges one track by its scores.
+def rate_words(rate: float) -> str:
+    """A rate in words, with its name if it has one."""
+    text = f"the audio runs {'fast' if rate > 0 else 'slow'} by {abs(rate):.2%} ({1e6 * rate:+.0f} ppm)"
+    names = [name for name, known in _RATES.items() if abs(rate - known) <= _NAMED * abs(known)]
+    return f"{text}, as after a conversion from {names[0]}" if names else text
 
-    All offsets are compared on the same windows, those that see every offset. A track too short for that is judged
-    on fewer offsets.
+
+def course_of(scores: Scores, speaker_at: Mapping[int, int], window_frames: int) -> Course:
+    """Whether the offset of a film is constant, follows a line, or jumps.
 
     Args:
-      scores: (N, 2·max_shift + 1) from `Scorer` with reference_edges=False, N ≥ 1.
-      start_seconds: start of the track in the video.
+      scores: of all faces, pooled.
+      speaker_at: first frame of a window → track that it is of.
       window_frames: T of the model.
     """
-    count, asked = len(scores), scores.shape[1] // 2
-    reach = min(asked, (count - min(_ENOUGH, max(count // 3, 1))) // 2)
-    inside = slice(reach, count - reach)
-    scores = np.asarray(scores, np.float64)[inside, asked - reach : asked + reach + 1]
-    start_seconds += reach / FPS
-    offset, z = best_offset(scores)
-    smooth = context_scores(scores, max(_CONTEXT, window_frames), window_frames)
-    windows = [
-        Window(start_seconds + i / FPS, reach - int(best), float(smooth[i, best]))
-        for i, best in enumerate(np.argmax(smooth, axis=1))
+    parts = pieces(scores)
+    estimates = [estimate(scores.only(rows)) for rows in parts]
+    starts = [int(scores.starts[rows[0]]) for rows in parts]
+    ends = [int(scores.starts[rows[-1]]) + window_frames for rows in parts]
+    segments = [
+        Segment(start / FPS, end / FPS, e.offset_frames, e.confidence, speaker_at.get(start, 0))
+        for start, end, e in zip(starts, ends, estimates, strict=True)
     ]
-    segments = []
-    for rows in np.array_split(np.arange(len(scores)), max(round(len(scores) / _SEGMENT), 1)):
-        part, part_z = best_offset(scores[rows])
-        start = start_seconds + int(rows[0]) / FPS
-        end = start_seconds + (int(rows[-1]) + window_frames) / FPS
-        segments.append(Segment(start, end, part, confidence_of(part_z)))
-    sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
-    drifts = bool(sure) and max(sure) - min(sure) > TOLERANCE
-    verdict = Verdict(
-        offset, confidence_of(z), z, reach, float(scores[:, reach - offset].mean()), windows, segments, drifts, []
-    )
-    verdict.warnings.extend(_warnings(verdict, asked, count + window_frames))
-    return verdict
+    counting = _counting(segments)
+    rate = _rate(scores, [segments[i] for i in counting])
+    if rate is not None:
+        return Course(segments, rate, [])
+    runs: list[list[Segment]] = []
+    for segment in (segments[i] for i in counting):
+        if runs and abs(segment.offset_frames - _median(runs[-1])) <= TOLERANCE:
+            runs[-1].append(segment)
+        else:
+            runs.append([segment])
+    jumps = [
+        (*_between(scores, a[-1], b[0], _median(a), _median(b)), _median(a), _median(b))
+        for a, b in zip(runs, runs[1:], strict=False)
+    ]
+    return Course(segments, None, jumps)
 
 
-def best_offset(scores: Float[np.ndarray, "windows shifts"]) -> tuple[int, float]:
-    """The offset with the best mean score, and z, its lead over the closest rival in standard errors."""
-    means = scores.mean(axis=0)
-    best, middle = int(np.argmax(means)), scores.shape[1] // 2
-    rivals = np.abs(np.arange(len(means)) - best) > TOLERANCE
-    if not rivals.any() or len(scores) < 2:
-        return middle - best, 0.0
-    lead = scores[:, [best]] - scores[:, rivals]
-    error = np.maximum(_standard_error(lead), 1e-9)
-    return middle - best, float(min((lead.mean(axis=0) / error).min(), 1e6))
-
-
-def confidence_of(z: float) -> float:
-    """Confidence in [0, 1]; 0 if a rival is ahead."""
-    return math.erf(max(z, 0.0) / math.sqrt(2))
-
-
-def material_warnings(motion: float, loudness: float) -> list[str]:
-    """Doubts about what was measured.
-
-    Args:
-      motion: mean change of the mouth region from frame to frame, in grey levels of 255.
-      loudness: RMS of the loudest tenth of the audio, in [0, 1].
-    """
-    warnings = []
-    if loudness == 0:
-        warnings.append("the audio is silent: there is nothing to compare the video with")
-    elif loudness < 10 ** (-50 / 20):
-        warnings.append(f"the audio is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
-    if motion < 0.25:
-        warnings.append(f"the mouth region hardly moves ({motion:.2f} grey levels per frame): a still image?")
-    return warnings
+def pieces(scores: Scores) -> list[np.ndarray]:
+    """Rows of the pieces of a film: about 3 s each, none across a gap of more than a second."""
+    gaps = np.flatnonzero(np.diff(scores.starts) > FPS) + 1
+    parts = []
+    for rows in np.split(np.arange(len(scores.starts)), gaps):
+        if len(rows):
+            span = int(scores.starts[rows[-1]] - scores.starts[rows[0]]) + scores.every
+            parts += np.array_split(rows, max(round(span / _PIECE), 1))
+    return parts
 
 
 def one_line_json(content: Mapping[str, Any]) -> str:
@@ -260,65 +279,80 @@ def one_line_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, allow_nan=False)
 
 
-def _standard_error(values: Float[np.ndarray, "windows rivals"]) -> Float[np.ndarray, " rivals"]:
-    """Standard error of the mean over axis 0.
+def _counting(segments: list[Segment]) -> list[int]:
+    """Indices of the segments that count: sure beyond doubt, or sure and of one mind with a sure neighbour."""
+    sure = [i for i, segment in enumerate(segments) if segment.confidence >= CONFIDENT]
+    agreed = set()
+    for a, b in zip(sure, sure[1:], strict=False):
+        if abs(segments[a].offset_frames - segments[b].offset_frames) <= TOLERANCE:
+            agreed |= {a, b}
+    return [i for i in sure if i in agreed or segments[i].confidence >= _BEYOND_DOUBT]
 
-    Windows are not independent: neighbours share frames, and the rhythm of speech reaches further. So this takes
-    the long-run variance (Newey and West 1987, lags up to 1 s), and at least that of one independent window in
-    five.
+
+def _rate(scores: Scores, counting: list[Segment]) -> float | None:
+    """The rate at which the offset moves; None if a constant fits as well, or jumps fit better.
+
+    Tried are the rates with names, and those that move the offset by up to max_shift frames within the film.
     """
-    count = len(values)
-    centred = values - values.mean(axis=0)
-    lags = min(FPS, count // 4)
-    total = (centred**2).sum(axis=0)
-    floor = 5 * total
-    for lag in range(1, lags + 1):
-        total = total + 2 * (1 - lag / (lags + 1)) * (centred[lag:] * centred[:-lag]).sum(axis=0)
-    return np.sqrt(np.maximum(total, floor)) / count
+    offsets = {segment.offset_frames for segment in counting}
+    if len(scores.starts) < 2 or (offsets and max(offsets) - min(offsets) <= TOLERANCE):
+        return None
+    if offsets and not any(min(offsets) < offset < max(offsets) for offset in offsets):
+        return None  # a line fits any two offsets
+    span = (int(scores.starts[-1]) - int(scores.starts[0])) / FPS
+    steps = [move / span for move in range(-scores.max_shift, scores.max_shift + 1) if move] if span else []
+    steps += [rate * FPS for rate in _RATES.values() if abs(rate) * FPS * span > 2 * TOLERANCE]
+    constant = estimate(scores)
+    table = centred(scores)
+    fixed = table[:, scores.max_shift - constant.offset_frames]
+    best, best_rate = 5.0, None
+    for step in steps:
+        moved = scores.moved(step)
+        middle = estimate(moved, everywhere=False)
+        line = centred(moved, scores)[:, scores.max_shift - middle.offset_frames]
+        both = np.isfinite(line) & np.isfinite(fixed)
+        lead = (line - fixed)[both]
+        if middle.confidence < CONFIDENT or len(lead) < 10 or not lead.std():
+            continue
+        share = min(scores.every / scores.memory, 1.0)
+        t = lead.mean() / (lead.std() / np.sqrt(len(lead) * share))
+        if t > best:
+            off = [
+                segment.offset_frames
+                - (middle.offset_frames + step * (segment.start_seconds + segment.end_seconds) / 2)
+                for segment in counting
+            ]
+            if not off or np.mean(np.abs(off) <= TOLERANCE + 0.5) >= 0.9:
+                best, best_rate = t, step / FPS
+    return best_rate
 
 
-def _warnings(verdict: Verdict, asked: int, frames: int) -> list[str]:
-    """Doubts about the verdict on a track of this many frames, for which offsets up to `asked` were requested."""
-    warnings = []
-    if verdict.max_shift < asked:
-        tested = "no offset could be compared"
-        if verdict.max_shift:
-            tested = f"only offsets up to {verdict.max_shift} frames could be compared"
-        warnings.append(f"short: {frames / FPS:.2f} s, {tested} (asked for {asked})")
-    if verdict.max_shift and abs(verdict.offset_frames) == verdict.max_shift:
-        warnings.append(
-            "the best offset is at the edge of the range; the true one may be outside it: try a larger --max_shift"
-        )
-    if verdict.drifts:
-        sure = [s for s in verdict.segments if s.confidence >= CONFIDENT]
-        course = ", ".join(f"{s.offset_frames:+d} from {s.start_seconds:.1f} s" for s in _changes(sure))
-        warnings.append(f"the offset is not constant (in frames: {course}): an edit, or drifting clocks")
-    elif not verdict.is_sure:
-        warnings.append(
-            f"low confidence ({verdict.confidence:.2f}): other offsets fit nearly as well; this may be another "
-            "person's voice, no speech, or too little of it"
-        )
-    return warnings
+def _between(scores: Scores, left: Segment, right: Segment, before: int, after: int) -> tuple[float, float]:
+    """Where between two segments the offset jumps, in seconds: a moment within a stretch, or all of a gap."""
+    inside = (scores.starts >= left.start_seconds * FPS) & (scores.starts < right.end_seconds * FPS)
+    part = scores.only(np.flatnonzero(inside))
+    table = np.nan_to_num(centred(part))
+    lead = table[:, scores.max_shift - before] - table[:, scores.max_shift - after]
+    sums = np.concatenate([[0.0], np.cumsum(lead)])
+    place = int(np.argmax(sums))  # the windows before it have the old offset, those after it the new one
+    moments = part.starts / FPS
+    if place == 0 or place == len(moments):
+        return float(moments[0]), float(moments[-1])
+    return float(moments[place - 1]), float(moments[place])
 
 
-def _changes(segments: list[Segment]) -> list[Segment]:
-    """The first segment, and each one whose offset differs from that of its predecessor."""
-    changed = [b for a, b in zip(segments, segments[1:], strict=False) if a.offset_frames != b.offset_frames]
-    return segments[:1] + changed
+def _median(run: list[Segment]) -> int:
+    return int(np.median([segment.offset_frames for segment in run]))
 
 
 def _track_dict(track: Track) -> dict[str, Any]:
-    verdict = track.verdict
     return {
         "start_seconds": track.start_seconds,
         "end_seconds": track.end_seconds,
         "box": list(track.box),
-        "offset_frames": verdict.offset_frames,
-        "offset_seconds": verdict.offset_seconds,
-        "confidence": verdict.confidence,
-        "in_sync": verdict.in_sync,
-        "windows": [dataclasses.asdict(window) for window in verdict.windows],
-        "score": verdict.score,
-        "max_shift": verdict.max_shift,
-        "drift": {"detected": verdict.drifts, "segments": [dataclasses.asdict(s) for s in verdict.segments]},
+        "offset_frames": track.offset_frames,
+        "offset_seconds": track.offset_seconds,
+        "confidence": track.confidence,
+        "score": track.estimate.score,
+        "windows": [dataclasses.asdict(window) for window in track.windows],
     }

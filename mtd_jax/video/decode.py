@@ -9,7 +9,7 @@ preserved.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,12 +34,14 @@ from mtd_jax.video.container import (
 
 # Frames of a video stream with their time stamps, and their resampling to 25 fps.
 
+# Others count frames from where they begin to read (AVI), or give few of them a time (MPEG-PS).
+_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 _LONG_HOLD = 10  # seconds; a frame shown for longer is worth a warning
 _LAST_HOLD = 1  # seconds; the last frame may claim this much, or as much as the average frame, but no more
 
 
 class TimedFrame:
-    """A decoded frame of the source video. Its conversion to RGB waits for the first use and happens once.
+    """A decoded frame of the source video.
 
     Attributes:
       time, end: when it is shown, in seconds on the container's clock. Where the file declares no duration, the
@@ -48,18 +50,17 @@ class TimedFrame:
 
     def __init__(self, frame: av.VideoFrame, time: Fraction, end: Fraction):
         self.time, self.end = time, end
-        self._source: av.VideoFrame | np.ndarray = frame  # replaced by the RGB pixels, which frees the frame
+        self._source = frame
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """Upright uint8 (height, width, 3), scaled to the given size if the stream changes its size midway."""
-        if isinstance(self._source, av.VideoFrame):
-            turns = round(self._source.rotation / 90)
-            if turns % 2:
-                height, width = width, height
-            pixels = self._source.to_ndarray(format="rgb24", width=width, height=height)
-            self._source = np.ascontiguousarray(np.rot90(pixels, turns))
-            self._source.flags.writeable = False  # several grid frames may share it
-        return self._source
+        turns = round(self._source.rotation / 90)
+        if turns % 2:
+            height, width = width, height
+        pixels = self._source.to_ndarray(format="rgb24", width=width, height=height)
+        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        pixels.flags.writeable = False  # several grid frames may share it
+        return pixels
 
 
 def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[TimedFrame]:
@@ -89,17 +90,21 @@ def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faul
         yield previous
 
 
-def on_grid(frames: Iterator[TimedFrame], origin: Fraction, faults: Faults) -> Iterator[tuple[int, TimedFrame]]:
+def on_grid(
+    frames: Iterator[TimedFrame], origin: Fraction, faults: Faults, first: int = 0
+) -> Iterator[tuple[int, TimedFrame]]:
     """Yields (k, the frame for time origin + k/25): the nearest one, but never one 20 ms or more ahead.
+
+    k counts from `first`; earlier frames may come, and are passed over.
 
     A frame is held until the next one, however long that takes. The last frame is held for its declared duration,
     unless that exceeds both one second and the average duration: such a value may well be an error in the file.
     """
     period = Fraction(1, FPS)
-    k, current, steps, first, longest = 0, None, 0, Fraction(0), Fraction(0)
+    k, current, steps, begin, longest = first, None, 0, Fraction(0), Fraction(0)
     for frame in frames:
         if current is None:
-            first = frame.time
+            begin = frame.time
         else:
             steps += 1
             longest = max(longest, frame.time - current.time)
@@ -111,10 +116,10 @@ def on_grid(frames: Iterator[TimedFrame], origin: Fraction, faults: Faults) -> I
         current = frame
     if current is None:
         return
-    average = (current.time - first) / steps if steps else period
+    average = (current.time - begin) / steps if steps else period
     claim = current.end - current.time
     end = current.end if claim <= max(_LAST_HOLD, average) else current.time + average
-    while k == 0 or origin + (k + Fraction(1, 2)) * period < end:
+    while k == first == 0 or origin + (k + Fraction(1, 2)) * period < end:
         yield k, current
         k += 1
     if longest > _LONG_HOLD:
@@ -138,6 +143,7 @@ class VideoFile:
       height, width: frame size in pixels, after rotation.
       start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream, as players do.
       duration_seconds: the duration that the container declares; None if it does not declare one.
+      can_seek: the container gives every frame its time, so that a part can be found and its frames be told.
     """
 
     path: Path
@@ -145,6 +151,7 @@ class VideoFile:
     width: int
     start_seconds: float
     duration_seconds: float | None
+    can_seek: bool
     _origin: Fraction
     _faults: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
@@ -162,16 +169,29 @@ class VideoFile:
         Raises:
           UserError: the pixel format cannot be converted to RGB.
         """
-        for k, frame in self._grid(progress):
-            try:
-                pixels = frame.rgb(self.height, self.width)
-            except (FFmpegError, ValueError) as error:
-                raise UserError(f"{self.path}: its frames cannot be converted to RGB ({error})") from error
+        yield from self._converted(self._grid(progress, 0, None))
+
+    def part(self, first: int, end: int) -> "VideoPart":
+        """Frames first … end − 1, which may be fewer at the end of the file, decoded once and kept.
+
+        Earlier frames are not decoded, where the container can seek.
+        """
+        return VideoPart(self, list(self._grid(None, first, end)))
+
+    def _converted(self, frames: Iterable[tuple[int, TimedFrame]]) -> Iterator[tuple[int, np.ndarray]]:
+        shown: TimedFrame | None = None
+        pixels = np.empty(0)
+        for k, frame in frames:
+            if frame is not shown:
+                try:
+                    shown, pixels = frame, frame.rgb(self.height, self.width)
+                except (FFmpegError, ValueError) as error:
+                    raise UserError(f"{self.path}: its frames cannot be converted to RGB ({error})") from error
             yield k, pixels
 
     def count_frames(self, progress: Progress | None = None) -> int:
         """How many frames `frames` yields. Decodes the video, but skips the conversion to RGB."""
-        return sum(1 for _ in self._grid(progress))
+        return sum(1 for _ in self._grid(progress, 0, None))
 
     def waveform(self) -> np.ndarray:
         """int16 (samples,), 16 kHz mono, from grid frame 0 to the end of the audio.
@@ -184,19 +204,89 @@ class VideoFile:
         self._faults["audio"] = faults.warnings()
         return samples
 
-    def _grid(self, progress: Progress | None) -> Iterator[tuple[int, TimedFrame]]:
+    def _grid(self, progress: Progress | None, first: int, last: int | None) -> Iterator[tuple[int, TimedFrame]]:
         faults, frame = Faults("video"), None
         with open_container(self.path) as container:
-            source = video_frames(container, video_stream(container, self.path), faults)
-            for k, frame in on_grid(source, self._origin, faults):
+            for k, frame in on_grid(self._from(container, first, faults), self._origin, faults, first):
+                if last is not None and k >= last:
+                    break
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
                 yield k, frame
+        if last is not None:  # a part of the file: what other parts had stays
+            self._faults["video"] = list(dict.fromkeys(self._faults.get("video", []) + faults.messages))
+            return
         if frame is not None and self.duration_seconds is not None:
             end = self.start_seconds + float(frame.end - self._origin)
             if end < 0.95 * self.duration_seconds - 1:
                 faults.messages.append(f"video: ends at {end:.1f} s of {self.duration_seconds:.1f} s")
         self._faults["video"] = faults.warnings()
+
+    def _from(self, container: InputContainer, first: int, faults: Faults) -> Iterator[TimedFrame]:
+        """The frames of the file from grid frame `first` on, and perhaps some before it."""
+        stream = video_stream(container, self.path)
+        target = self._origin + Fraction(first, FPS)
+        if first == 0 or not _seek(container, stream, target - Fraction(1, FPS)):
+            yield from video_frames(container, stream, faults)
+            return
+        frames = video_frames(container, stream, faults)
+        start = next(frames, None)
+        if start is not None and start.time <= target:
+            yield start
+            yield from frames
+            return
+        # A container without an index, or with a wrong one, got us too far: read it from the beginning.
+        with open_container(self.path) as again:
+            yield from video_frames(again, video_stream(again, self.path), faults)
+
+
+@dataclasses.dataclass
+class VideoPart:
+    """Some frames of a video, as the decoder gave them: 1.4 MB each at 720p, 12 MB at 4K.
+
+    Attributes:
+      video: that they are of.
+      held: (k, frame) in order.
+    """
+
+    video: VideoFile
+    held: list[tuple[int, TimedFrame]]
+
+    @property
+    def path(self) -> Path:
+        return self.video.path
+
+    @property
+    def height(self) -> int:
+        return self.video.height
+
+    @property
+    def width(self) -> int:
+        return self.video.width
+
+    @property
+    def first(self) -> int:
+        return self.held[0][0] if self.held else 0
+
+    @property
+    def end(self) -> int:
+        return self.held[-1][0] + 1 if self.held else 0
+
+    def frames(self, progress: Progress | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """As `VideoFile.frames`, with the same numbers."""
+        del progress
+        yield from self.video._converted(self.held)
+
+
+def _seek(container: InputContainer, stream: av.VideoStream | av.AudioStream, time: Fraction) -> bool:
+    """Goes to the last key frame at or before `time`; False if the container cannot."""
+    if stream.time_base is None:
+        return False
+    try:
+        container.seek(int(time / stream.time_base), stream=stream)
+    except (FFmpegError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def open_video(path: str | os.PathLike) -> VideoFile:
@@ -211,12 +301,15 @@ def open_video(path: str | os.PathLike) -> VideoFile:
         audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
+        can_seek = container.format.name in _SEEKABLE
         first = next(video_frames(container, video, Faults("video")), None)
     if first is None:
         raise UserError(f"{path}: no frame could be decoded from its video stream")
     height, width = first.rgb().shape[:2]
     start = first.time if audio_start is None else min(first.time, audio_start)
-    return VideoFile(path, height, width, float(first.time - start), duration, first.time, {"streams": notes})
+    return VideoFile(
+        path, height, width, float(first.time - start), duration, can_seek, first.time, {"streams": notes}
+    )
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

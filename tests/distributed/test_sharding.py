@@ -91,6 +91,7 @@ def arrangement(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_loss_is_the_same_on_eight_devices(outcome, arrangement):
     assert outcome[arrangement]["total"] == pytest.approx(outcome["1x1"]["total"], rel=1e-5)
 

@@ -89,7 +89,7 @@ def test_iou():
 
 def test_faceless_stretches_are_what_no_track_covers():
     tracks = [FaceTrack(start, np.zeros((end - start, 4))) for start, end in [(30, 50), (10, 20), (12, 15)]]
-    assert faceless(tracks, 60) == [(0, 10), (20, 30), (50, 60)]
-    assert faceless(tracks, 50) == [(0, 10), (20, 30)]
-    assert faceless([], 7) == [(0, 7)]
-    assert faceless([FaceTrack(0, np.zeros((7, 4)))], 7) == []
+    assert faceless(tracks, 0, 60) == [(0, 10), (20, 30), (50, 60)]
+    assert faceless(tracks, 0, 50) == [(0, 10), (20, 30)]
+    assert faceless([], 0, 7) == [(0, 7)]
+    assert faceless([FaceTrack(0, np.zeros((7, 4)))], 0, 7) == []

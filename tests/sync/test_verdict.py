@@ -3,86 +3,131 @@
 import numpy as np
 import pytest
 
-from mtd_jax.sync.verdict import best_offset, judge, material_warnings, words
+from mtd_jax.sync.evidence import Estimate, estimate
+from mtd_jax.sync.reasons import doubts, pauses
+from mtd_jax.sync.verdict import Course, Result, course_of, rate_words, words
 from tests.helpers.scores import made_up
+from tests.helpers.videos import noise
+
+SOUND = np.concatenate([noise(0.4), np.zeros(4800, np.int16)] * 10)
 
 
-@pytest.mark.parametrize("offset", [-15, -7, -1, 0, 1, 4, 15])
-def test_the_offset_is_found_with_its_sign(offset):
-    verdict = judge(made_up([offset] * 150), start_seconds=2.0)
-    assert (verdict.offset_frames, verdict.offset_seconds) == (offset, offset / 25)
-    assert verdict.in_sync == (abs(offset) <= 1)
-    assert verdict.is_sure and not verdict.drifts and verdict.max_shift == 15
-    assert {segment.offset_frames for segment in verdict.segments} == {offset}
-    assert verdict.score == pytest.approx(3.0, abs=0.4)
-    assert [w.start_seconds for w in verdict.windows] == pytest.approx(2.0 + np.arange(15, 135) / 25)
-    assert np.mean([w.offset_frames == offset for w in verdict.windows]) > 0.95
-    assert any("edge of the range" in line for line in verdict.warnings) == (abs(offset) == 15)
-    if abs(offset) < 15:
-        assert verdict.warnings == []
+def course(scores):
+    return course_of(scores, {}, 5)
 
 
-def test_noise_is_not_a_verdict():
-    confidences = [judge(made_up([0] * 150, lead=0.0, seed=seed)).confidence for seed in range(40)]
-    assert max(confidences) < 0.9 and np.median(confidences) < 0.5
-    assert any("low confidence" in line for line in judge(made_up([0] * 150, lead=0.0)).warnings)
+def result(scores):
+    whole, found = estimate(scores), course(scores)
+    return Result("a.mp4", whole.offset_frames, whole.offset_frames / 25, None, whole.confidence, found, [], 0, [])
 
 
-def test_confidence_grows_with_evidence_and_ignores_scale_and_level():
-    weak, strong, longer = (
-        judge(s) for s in (made_up([3] * 90, lead=1), made_up([3] * 90), made_up([3] * 400, lead=1))
+@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize(
+    "offset, verdict", [(0, "in_sync"), (-1, "in_sync"), (2, "out_of_sync"), (-9, "out_of_sync")]
+)
+def test_a_constant_offset(offset, verdict, every):
+    found = result(made_up([offset] * (600 // every), every=every))
+    assert (found.verdict, found.offset_frames) == (verdict, offset)
+    assert found.course.is_constant and {segment.offset_frames for segment in found.segments} == {offset}
+    assert found.segments[0].start_seconds == 0
+    assert found.segments[-1].end_seconds == pytest.approx((600 - every + 5) / 25)
+
+
+def test_noise_is_unknown_and_never_in_sync():
+    found = result(made_up([0] * 300, lead=0.0))
+    assert found.verdict == "unknown" and found.summary.startswith("cannot tell")
+    assert found.meets("ebu") is None
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_an_edit_shows_and_where(every):
+    scores = made_up([0] * (300 // every) + [6] * (310 // every), every=every)
+    found = result(scores)
+    assert found.verdict == "drifting" and found.course.rate is None
+    ((start, end, before, after),) = found.course.jumps
+    assert (before, after) == (0, 6)
+    assert start == pytest.approx(12, abs=0.5) and end == pytest.approx(12, abs=0.5)
+    assert "changes" in found.summary
+    (line,) = doubts(estimate(scores), found.course, 15, None, [3.0], SOUND)
+    assert "an edit at 1" in line and "6 frames" in line
+
+
+def test_an_edit_between_samples_is_located_by_its_neighbours():
+    before, after = made_up([-4] * 20, every=5), made_up([3] * 20, every=5, seed=1, start=2000)
+    scores = before.__class__(
+        np.concatenate([before.starts, after.starts]), np.concatenate([before.table, after.table]), 5
     )
-    assert 0 <= weak.confidence < strong.confidence <= 1 and weak.z < longer.z
-    scores = made_up([3] * 90)
-    assert judge(scores * 10 - 4).z == pytest.approx(judge(scores).z, rel=1e-3)
+    ((start, end, *_),) = course(scores).jumps
+    assert start == pytest.approx(95 / 25) and end == pytest.approx(80)
 
 
-def test_z_by_hand():
-    """Three windows: the best offset leads one rival by 0, 0 and 3, mean 1, and the other by 10 more."""
-    scores = np.array([[0, -1, 0, -1, -10], [0, -1, 0, -1, -10], [0, -1, 3, -1, -10]], np.float64)
-    offset, z = best_offset(scores)
-    error = np.sqrt(5 * (1 + 1 + 4)) / 3  # as if one window in five were independent
-    assert offset == 0 and z == pytest.approx(1 / error)
-
-
-@pytest.mark.parametrize("other, sure", [(1, False), (2, True), (4, True), (5, False)])
-def test_an_offset_nearly_as_good_leaves_doubt_unless_it_is_a_neighbour(other, sure):
-    scores = made_up([3] * 150)
-    scores[:, 15 - other] += 2.9
-    verdict = judge(scores)
-    assert verdict.is_sure == sure and verdict.offset_frames in (3, other)
-
-
-def test_an_edit_shows_as_drift_and_where():
-    verdict = judge(made_up([0] * 300 + [6] * 300))
-    assert verdict.drifts
-    offsets = [segment.offset_frames for segment in verdict.segments]
-    assert set(offsets) <= {0, 6} and offsets == sorted(offsets)
-    change = next(s.start_seconds for s in verdict.segments if s.offset_frames == 6)
-    assert abs(change - 12) < 3.5
-    assert "+0 from 0.6 s, +6 from" in " ".join(verdict.warnings)
-    assert "changes" in verdict.summary
+def test_one_piece_that_is_wrong_is_no_edit():
+    scores = made_up([0] * 300 + [8] * 40 + [0] * 300, lead=1.2)
+    assert result(scores).verdict == "in_sync"
 
 
 def test_a_frame_more_or_less_is_no_drift():
-    assert not judge(made_up([0] * 300 + [1] * 300)).drifts
+    assert course(made_up([0] * 300 + [1] * 300)).is_constant
 
 
-@pytest.mark.parametrize("count, reach", [(1, 0), (2, 0), (20, 7), (40, 13), (45, 15), (300, 15)])
-def test_short_tracks_are_judged_on_fewer_offsets_and_say_so(count, reach):
-    verdict = judge(made_up([0] * count))
-    assert verdict.max_shift == reach and verdict.offset_frames == 0
-    assert any("short" in line for line in verdict.warnings) == (reach < 15)
-    assert len(verdict.windows) == count - 2 * reach
-    if reach == 0:
-        assert verdict.confidence == 0
+@pytest.mark.parametrize("rate", [0.01, -0.004])
+def test_a_clock_that_drifts_has_a_rate(rate):
+    frames = 5 * np.arange(200)
+    scores = made_up(np.rint(-2 + rate * frames).astype(int), every=5)
+    found = result(scores)
+    assert found.verdict == "drifting" and found.course.jumps == []
+    assert found.course.rate == pytest.approx(rate, rel=0.15)
+    assert "drifts" in found.summary and ("fast" if rate > 0 else "slow") in found.summary
 
 
-def test_words_and_warnings_about_the_material():
-    assert words(4) == "the audio is early by 160 ms (4 frames)"
-    assert words(-1) == "the audio is late by 40 ms (1 frame)"
-    assert words(0) == "audio and video are in sync"
-    assert material_warnings(3.0, 0.1) == []
-    silent, still = material_warnings(0.0, 0.0)
-    assert "silent" in silent and "hardly moves" in still
-    assert "nearly silent (-60 dBFS" in material_warnings(3.0, 0.001)[0]
+def test_a_film_at_another_frame_rate_is_named():
+    frames = 5 * np.arange(60)
+    offsets = np.clip(np.rint(frames / 24).astype(int), -15, 15)
+    found = course(made_up(offsets, every=5))
+    assert found.rate == pytest.approx(1 / 24, rel=0.1)
+    assert "24 to 25 frames" in rate_words(found.rate)
+    assert "1001" in rate_words(0.001) and "conversion" not in rate_words(0.0005)
+
+
+@pytest.mark.parametrize(
+    "standard, early, late", [("atsc", 0.015, 0.045), ("ebu", 0.040, 0.060), ("itu", 0.090, 0.185)]
+)
+def test_published_tolerances(standard, early, late):
+    sure = result(made_up([0] * 300))
+    for seconds, met in ((early, True), (early + 0.001, False), (-late, True), (-late - 0.001, False)):
+        moved = Result("a", 0, seconds, 0.002, 1.0, sure.course, [], 0, [])
+        assert moved.meets(standard) == met
+
+
+def test_words():
+    assert words(0.16) == "the audio is early by 160 ms (4 frames)"
+    assert words(-0.04) == "the audio is late by 40 ms (1 frame)"
+    assert words(-0.358) == "the audio is late by 358 ms (8.9 frames)"
+    assert words(0.0) == "audio and video are in sync"
+
+
+UNSURE = Estimate(3, 0.4, 0.5, -1.0, 30.0, 28.0)
+CONSTANT = Course([], None, [])
+
+
+@pytest.mark.parametrize(
+    "found, wide, motion, audio, said",
+    [
+        (UNSURE, None, 3.0, SOUND, "the voice fits no face"),
+        (UNSURE, 40, 3.0, SOUND, "--max_shift=55"),
+        (UNSURE, None, 3.0, SOUND * 0, "silent"),
+        (UNSURE, None, 3.0, SOUND // 2000, "nearly silent"),
+        (UNSURE, None, 0.1, SOUND, "hardly moves"),
+        (UNSURE, None, 3.0, noise(8.0), "no pauses"),
+        (Estimate(3, 0.0, 0.0, -1.0, 4.0, 2.0), None, 3.0, SOUND, "too short"),
+        (Estimate(15, 1.0, 9.0, 2.0, 30.0, 28.0), None, 3.0, SOUND, "edge of the range"),
+    ],
+)
+def test_doubts_name_their_reason(found, wide, motion, audio, said):
+    (line,) = doubts(found, CONSTANT, 15, wide, [motion], audio)
+    assert said in line
+
+
+def test_no_doubts_where_there_are_none():
+    assert doubts(Estimate(3, 1.0, 9.0, 2.0, 30.0, 28.0), CONSTANT, 15, None, [3.0], SOUND) == []
+    assert pauses(SOUND) > 0.2 > pauses(noise(8.0))

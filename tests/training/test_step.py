@@ -82,6 +82,7 @@ def test_validation_adds_up_to_the_loss_of_all_pairs():
     assert np.asarray(sums["confusion"]).sum(axis=(1, 2)).tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_four_adam_steps_follow_the_reference(monkeypatch):
     # The recipe gives mel spectrograms, not sound: let them pass through the step in the place of the audio.
     monkeypatch.setattr(step_module, "training_mel", lambda config, audio: audio)

@@ -47,6 +47,7 @@ def distillation(loss, corpus, teacher):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm"])
 def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tmp_path):
     config = distillation(loss, corpus, teacher)

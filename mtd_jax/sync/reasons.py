@@ -1,0 +1,100 @@
+"""Why a verdict is not sure, or what to doubt in it, in words."""
+
+import math
+
+import numpy as np
+
+from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from mtd_jax.sync.evidence import Estimate
+from mtd_jax.sync.verdict import CONFIDENT, Course, rate_words, words
+
+_QUIET = 10 ** (-50 / 20)  # RMS of the loudest tenth, full scale = 1
+_STILL = 0.25  # mean change of the mouth region from frame to frame, in grey levels
+_FEW = 10  # independent windows: 2 s
+_PAUSES = 0.12  # share of frames much quieter than the second around them: speech pauses, music hardly does
+
+
+def doubts(
+    whole: Estimate,
+    course: Course,
+    max_shift: int,
+    wide: int | None,
+    motions: list[float],
+    audio: np.ndarray,
+) -> list[str]:
+    """Doubts about a verdict, one line each.
+
+    Args:
+      whole: the estimate of the film.
+      course: of the offset over the film.
+      max_shift: that was asked for.
+      wide: the offset in frames that a wider search is sure of, if there was one.
+      motions: how much the mouth region of each face changes between frames, in grey levels of 255.
+      audio: int16, of the film.
+    """
+    lines = []
+    loudness = loudest_tenth(audio)
+    if loudness == 0:
+        lines.append("the audio is silent: there is nothing to compare the video with")
+    elif loudness < _QUIET:
+        lines.append(f"the audio is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
+    if max(motions) < _STILL:
+        lines.append(f"the mouth region hardly moves ({max(motions):.2f} grey levels per frame): a still image?")
+    if course.rate is not None:
+        lines.append(f"the offset moves steadily: {rate_words(course.rate)}; one shift cannot fix it")
+    for start, end, before, after in course.jumps:
+        place = f"at {start:.1f} s" if end - start < 1 else f"between {start:.1f} and {end:.1f} s"
+        lines.append(f"an edit {place}: before it {words(before / FPS)}, after it {words(after / FPS)}")
+    if not course.is_constant:
+        return lines
+    edge = abs(whole.offset_frames) == max_shift
+    if whole.confidence >= CONFIDENT:
+        if edge:
+            lines.append(
+                "the best offset is at the edge of the range; the true one may be outside: try --max_shift"
+            )
+        return lines
+    if wide is not None and abs(wide) > max_shift:
+        lines.append(
+            f"the range is too small: {words(wide / FPS)} fits, but only {max_shift} frames were compared; "
+            f"use --max_shift={min(abs(wide) + 15, 125)}"
+        )
+    elif whole.compared < _FEW:
+        lines.append(
+            f"too short: {whole.windows / 5:.1f} s of face, of which {whole.compared / 5:.1f} s show offsets of "
+            f"{max_shift} frames; a smaller --max_shift needs less"
+        )
+    elif not lines and pauses(audio) < _PAUSES:
+        lines.append("the audio has no pauses: music, or speech under music or noise?")
+    elif not lines:
+        lines.append(
+            f"the voice fits no face (confidence {whole.confidence:.2f}): another person's voice, or nobody in "
+            "the picture speaks"
+        )
+    return lines
+
+
+def loudest_tenth(audio: np.ndarray) -> float:
+    """RMS of the loudest tenth of the audio, frame by frame; full scale = 1."""
+    power = np.sort(_power(audio))
+    return float(np.sqrt(power[-max(len(power) // 10, 1) :].mean())) if len(power) else 0.0
+
+
+def pauses(audio: np.ndarray) -> float:
+    """Share of frames with less than a quarter of the power of the second around them (Saunders 1996)."""
+    power = _power(audio)
+    if len(power) < FPS:
+        return 1.0
+    around = np.convolve(power, np.ones(FPS) / FPS, mode="same")
+    return float(np.mean(power < around / 4))
+
+
+def _power(audio: np.ndarray) -> np.ndarray:
+    """Mean square of every 40 ms; of long audio every n-th, so that ten minutes are looked at."""
+    count = len(audio) // SAMPLES_PER_FRAME
+    step = max(count * SAMPLES_PER_FRAME // (600 * SAMPLE_RATE), 1)
+    frames = audio[: count * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
+    if step > 1:
+        seconds = frames[: count // FPS * FPS].reshape(-1, FPS, SAMPLES_PER_FRAME)[::step]
+        frames = seconds.reshape(-1, SAMPLES_PER_FRAME)
+    return np.mean(np.square(frames.astype(np.float32) / 32768), axis=1)
