@@ -9,6 +9,7 @@ through `detect_offset` as a file: decoding, face detector, crops, network, verd
 """
 
 import dataclasses
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -203,6 +204,17 @@ def edited(rng: np.random.Generator) -> Film:
     return Film(frames, np.concatenate([shift(sound, before)[:middle], shift(sound, after)[middle:]]), "changes")
 
 
+def long_film(rng: np.random.Generator, changes: bool = False) -> Film:
+    """Two minutes: a talk of 20 s, six times. With `changes` the offset jumps somewhere between 40 and 80 s."""
+    (frames, sound), offset = talk(rng, 20.0), any_offset(rng)
+    sound = np.tile(sound, 6)
+    moved = shift(sound, offset)
+    if changes:
+        place = SAMPLES_PER_FRAME * int(rng.integers(1000, 2000))
+        moved = np.concatenate([shift(sound, -offset)[:place], moved[place:]])
+    return Film(np.tile(frames, (6, 1, 1, 1)), moved, "changes" if changes else offset)
+
+
 def drifting(rng: np.random.Generator) -> Film:
     """The sound runs fast or slow by 2 %: 7 frames in 14 s."""
     frames, sound = talk(rng, 14.0)
@@ -267,6 +279,8 @@ MAKERS = {
     "music alone": music,
     "beyond the range": beyond_the_range,
     "edited": edited,
+    "2 minutes": long_film,
+    "2 minutes, edited": functools.partial(long_film, changes=True),
     "drifting": drifting,
 }
 

@@ -58,6 +58,8 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_STRING, "fix", None, "infer", "copy of the video to write, with its audio moved into sync."),
     (_BOOLEAN, "force", False, "infer", "write --fix even if the offset is a guess, or not constant."),
     (_BOOLEAN, "thorough", False, "infer", "score every window of the whole film, instead of samples."),
+    (_STRING, "audio_track", None, "infer", "number, from 1, or language of the audio stream to measure."),
+    (_STRING, "audio", None, "infer", "another file whose audio to measure, taken to start with the video."),
     (_STRING, "standard", None, "infer", "judge by published tolerances: atsc, ebu or itu."),
     (
         _INTEGER,
@@ -212,6 +214,8 @@ def _infer(values: CommandLine) -> int:
         faces=values.boxes or values.faces,
         max_shift=values.max_shift,
         thorough=values.thorough,
+        audio_track=values.audio_track,
+        audio=values.audio,
         standard=values.standard,
         force=values.force,
         as_json=values.json,

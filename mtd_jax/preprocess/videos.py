@@ -34,7 +34,9 @@ def videos_in(folder: str | os.PathLike) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(here, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+        # Hidden files are no videos: macOS leaves one, ._x.mp4, beside each x.mp4 on foreign disks.
+        shown = [name for name in files if not name.startswith(".")]
+        found += [Path(here, name) for name in shown if Path(name).suffix.lower() in SUFFIXES]
     if not found:
         raise UserError(f"{folder}: no video files in this folder; expected {', '.join(sorted(SUFFIXES))}")
     return sorted(found)

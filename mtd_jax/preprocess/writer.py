@@ -145,6 +145,8 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
     if not found.tracks:
         return Outcome([], [no_face([found]), *video.warnings])
     audio = video.waveform()
+    if not audio.any():
+        return Outcome([], ["no clip: the audio is silent", *video.warnings])
     usable, dropped = choose_tracks(found, audio, all_faces=job.all_faces, min_frames=job.find.link.min_frames)
     lines = [f"no clip for {d.start / FPS:g}–{d.end / FPS:g} s: {d.reason}" for d in dropped] + video.warnings
     names = [clip_name(job.name, track) for track in range(1, len(usable) + 1)]

@@ -37,6 +37,8 @@ def measure(
     fix: str | None = None,
     filter_max_offset: int | None = None,
     thorough: bool = False,
+    audio_track: str | None = None,
+    audio: str | None = None,
     standard: str | None = None,
     force: bool = False,
 ) -> int:
@@ -45,7 +47,7 @@ def measure(
     Args:
       checkpoint: directory, see `load_model`.
       video: a file, or a folder that is searched for videos in all its folders.
-      faces, max_shift, thorough: see `detect_offset`.
+      faces, max_shift, thorough, audio_track, audio: see `detect_offset`.
       as_json: a JSON object per file instead of text.
       report, fix: files to write; for one video only.
       filter_max_offset: print the files whose offset is no larger, certain and constant, instead of verdicts.
@@ -64,6 +66,10 @@ def measure(
     check_max_shift(max_shift)
     if standard is not None and standard not in STANDARDS:
         raise UserError(f"--standard: expected {', '.join(STANDARDS)}, got {standard}")
+    if fix and audio:
+        raise UserError("--fix moves the video's own audio: omit --audio")
+    if video.is_dir() and audio:
+        raise UserError(f"{video} is a folder: --audio belongs to one video")
     if video.is_dir() and (report or fix):
         raise UserError(f"{video} is a folder: --report and --fix take one video")
     if fix:
@@ -79,7 +85,14 @@ def measure(
 
     def find(path, progress: Progress | None = None) -> Result:
         found = detect_offset(
-            scorer, path, faces=source, max_shift=max_shift, thorough=thorough, progress=progress
+            scorer,
+            path,
+            faces=source,
+            max_shift=max_shift,
+            thorough=thorough,
+            audio_track=audio_track,
+            audio=audio,
+            progress=progress,
         )
         return dataclasses.replace(found, model=str(checkpoint))
 

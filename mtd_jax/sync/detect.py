@@ -24,7 +24,7 @@ from mtd_jax.sync.evidence import MEMORY, Estimate, Scores, centred, estimate, p
 from mtd_jax.sync.fine import Fine, Voice, fine_offset
 from mtd_jax.sync.reasons import doubts
 from mtd_jax.sync.verdict import CONFIDENT, Course, Result, Track, Window, course_of, pieces
-from mtd_jax.video.decode import VideoFile, VideoPart, open_video
+from mtd_jax.video.decode import VideoFile, VideoPart, open_video, read_audio
 
 EVERY = 5  # frames from one scored window to the next, unless all are: windows of 5 frames then share none
 _LEAST_SHIFT, _LARGEST_SHIFT = 2, 5 * FPS
@@ -73,6 +73,8 @@ def detect_offset(
     faces: str | FaceDetector | list[FaceBox] = "mtcnn",
     max_shift: int = MAX_SHIFT,
     thorough: bool = False,
+    audio_track: str | None = None,
+    audio: str | os.PathLike | None = None,
     find: FindSettings | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -86,6 +88,8 @@ def detect_offset(
       max_shift: compares offsets from −max_shift to max_shift frames of 40 ms; 2 to 125.
       thorough: score every window of every frame. Else every fifth, and of a film of more than 45 s as many
         stretches as it takes to be sure (`sample.py`).
+      audio_track: number, from 1, or language of the audio stream to measure; None = the main one.
+      audio: another file whose audio is measured instead; it is taken to start when the video does.
       find: how faces are searched for; None = `FIND`.
       progress: follows the stages of the work.
 
@@ -93,13 +97,15 @@ def detect_offset(
       UserError: no usable video, audio or face.
     """
     check_max_shift(max_shift)
+    check_arguments(model, path, faces)
     progress = progress or NoProgress()
+    video = open_video(path, audio_track)
     film = _Film(
         scorer=model if isinstance(model, Scorer) else Scorer(model),
-        video=(video := open_video(path)),
+        video=video,
         source=face_source(faces) if isinstance(faces, str) else faces,
         find=find or FIND,
-        audio=video.waveform(),
+        audio=video.waveform() if audio is None else read_audio(audio),
         max_shift=max_shift,
         every=1 if thorough else EVERY,
     )
@@ -118,6 +124,21 @@ def check_max_shift(max_shift: int) -> None:
     """Raises `UserError` for a range too small for offsets to have rivals, or larger than any recording needs."""
     if not _LEAST_SHIFT <= max_shift <= _LARGEST_SHIFT:
         raise UserError(f"expected max_shift from {_LEAST_SHIFT} to {_LARGEST_SHIFT} frames, got {max_shift}")
+
+
+def check_arguments(model, path, faces) -> None:
+    """Raises `UserError` for what is none of these: one line instead of a traceback from far below."""
+    if not isinstance(model, SyncModel | Scorer):
+        got = type(model).__name__
+        raise UserError(f"model: expected a SyncModel or a Scorer, got {got}; load_model(DIR) gives one")
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path: expected the path of a video file, got {type(path).__name__}")
+    boxes = isinstance(faces, list) and all(isinstance(face, FaceBox) for face in faces)
+    if not (isinstance(faces, str) or boxes or hasattr(faces, "detect")):
+        raise UserError(
+            'faces: expected "mtcnn", "whole", a .json file, a detector, or a list of FaceBox '
+            f"(mtd_jax.faces.boxes), got {repr(faces):.60}"
+        )
 
 
 @dataclasses.dataclass
@@ -309,6 +330,7 @@ class _Film:
             speaker=speaker,
             warnings=warnings,
             sampled=share,
+            audio_track=self.video.audio_track,
         )
 
     def _track(self, face: _Face) -> Track:

@@ -5,9 +5,9 @@ the face that fits it best, second by second (`pool`): so whoever speaks is hear
 every offset may choose its own speaker, none is favoured.
 
 Confidence compares the best offset with its rivals, all others but its neighbours, on the windows that see both.
-The mean lead over a rival in units of its standard error is t. For the rival that comes closest, doubt is the share of
-Student's t distribution outside ±t, and confidence is 1 − doubt²: near 1 where no rival comes close, 0 where one is as
-good. (The square is a calibration: docs/video.md has the films that it rests on.)
+The mean lead over a rival in units of its standard error is t. For the rival that comes closest, doubt is the part
+of Student's t distribution outside ±t, and confidence is 1 − doubt²: near 1 if no rival comes close, 0 if one is
+as good. (The square is a calibration: docs/video.md has the films that it rests on.)
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from mtd_jax.data.clip import FPS
 STRETCH = 4 * FPS  # frames
 WHOLE = 45 * FPS  # shorter films are looked at whole
 FIRST = 9  # stretches that are always looked at
-MOST = 33  # if the offset is not sure by then, more will not help
+MOST = 17  # if the offset is not sure by then, more will not help
 LOCATED = 2 * FPS  # gaps between stretches that disagree are halved until they are no longer than this
 
 

@@ -126,7 +126,7 @@ class Result:
       warnings: about the file, its faces and the verdict, one line each.
       sampled: the share of the film that was looked at, 1 for all of it.
       model: name of the model that judged.
-      audio_track: which of the file's audio streams was measured, from 0.
+      audio_track: number of the audio stream that was measured, from 1.
       fps: of all frame counts; 25 whatever the frame rate of the file.
     """
 
@@ -141,7 +141,7 @@ class Result:
     warnings: list[str]
     sampled: float = 1.0
     model: str = ""
-    audio_track: int = 0
+    audio_track: int = 1
     fps: int = FPS
 
     @property

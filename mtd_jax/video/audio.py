@@ -17,8 +17,19 @@ _TOLERANCE = Fraction(1, 2 * FPS)
 LONGEST_JUMP = 600  # seconds; a larger jump of the time stamps is an error in the file, not a pause
 
 
-def decode_audio(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
-    """Decodes the main audio stream.
+LONGEST_RETURN = 1  # seconds; time stamps that go back further begin another recording
+QUIET = 10 ** (-50 / 20) * 32768  # RMS
+
+
+def rms(samples: np.ndarray) -> float:
+    """Root mean square of int16 samples."""
+    return float(np.sqrt(np.mean(np.square(samples.astype(np.float32))))) if len(samples) else 0.0
+
+
+def decode_audio(
+    path: Path, origin: Fraction, faults: Faults, track: str | None = None, left: bool = False
+) -> np.ndarray:
+    """Decodes an audio stream.
 
     FFmpeg's weights mix the channels down. Gaps in the time stamps, and the time before a late start, become
     silence. Encoder padding before the start (AAC priming) is dropped where the file marks it.
@@ -27,6 +38,8 @@ def decode_audio(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
       path: the media file.
       origin: the time of sample 0 on the container's clock, in seconds; earlier audio is cut off.
       faults: receives the faults that decoding survived.
+      track: see `audio_stream`.
+      left: take the left channel alone instead of the mix.
 
     Returns:
       int16 (samples,), as long as the audio lasts.
@@ -34,9 +47,9 @@ def decode_audio(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
     Raises:
       UserError: there is no audio stream, nothing in it decodes, or it ends before `origin`.
     """
-    timeline = _Timeline(origin)
+    timeline = _Timeline(origin, left)
     with open_container(path) as container:
-        for frame in decoded(container, audio_stream(container, path), faults):
+        for frame in decoded(container, audio_stream(container, path, track), faults):
             try:
                 on_time = timeline.add(frame)
             except (FFmpegError, ValueError) as error:
@@ -56,8 +69,8 @@ def decode_audio(path: Path, origin: Fraction, faults: Faults) -> np.ndarray:
 class _Timeline:
     """Samples on a clock: resamples each run of contiguous frames as a whole and places it by its time stamp."""
 
-    def __init__(self, origin: Fraction):
-        self._origin = origin
+    def __init__(self, origin: Fraction, left: bool):
+        self._origin, self._left = origin, left
         self._pieces: list[np.ndarray] = []
         self._length = 0
         self._resampler: av.AudioResampler | None = None
@@ -71,18 +84,22 @@ class _Timeline:
         start = seconds(frame.pts, frame.time_base)
         if start is None:
             start = self._run_end
-        if not self.is_empty and abs(start - self._run_end) > LONGEST_JUMP:
+        if not self.is_empty and not -LONGEST_RETURN <= start - self._run_end <= LONGEST_JUMP:
             return False
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         resampler = self._resampler
         if resampler is None or kind != self._input or abs(start - self._run_end) > _TOLERANCE:
             self._end_run()
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            layout = "stereo" if self._left else "mono"
+            resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
             self._resampler, self._input, self._run_start, self._run_end = resampler, kind, start, start
-        self._run += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+        self._run += self._pieces_of(resampler.resample(frame))
         self._run_end += Fraction(frame.samples, frame.sample_rate)
         self.is_empty = False
         return True
+
+    def _pieces_of(self, frames: list[av.AudioFrame]) -> list[np.ndarray]:
+        return [frame.to_ndarray()[0][:: 2 if self._left else 1] for frame in frames]
 
     def finish(self) -> np.ndarray:
         """All samples, int16 (samples,)."""
@@ -92,7 +109,7 @@ class _Timeline:
     def _end_run(self) -> None:
         if self._resampler is None:
             return
-        self._run += [piece.to_ndarray()[0] for piece in self._resampler.resample(None)]
+        self._run += self._pieces_of(self._resampler.resample(None))
         samples = np.concatenate([np.zeros(0, np.int16), *self._run])
         self._run = []
         silence = round((self._run_start - self._origin) * SAMPLE_RATE) - self._length

@@ -53,7 +53,8 @@ def read_head(path: Path) -> bytes:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-            raise UserError(f"{path}: is a URL; download the video and pass the file instead") from error
+            url = re.sub(r":/+", "://", str(path), count=1)  # a Path has one slash of two
+            raise UserError(f"{url}: is a URL; download the video and pass the file instead") from error
         if path.is_symlink():
             raise UserError(f"{path}: is a link to {os.readlink(path)}, which does not exist") from error
         raise UserError(f"{path}: no such file") from error
@@ -108,8 +109,11 @@ def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
     return stream
 
 
-def audio_stream(container: InputContainer, path: Path) -> av.AudioStream:
-    """The main audio stream.
+def audio_stream(container: InputContainer, path: Path, track: str | None = None) -> av.AudioStream:
+    """An audio stream: the main one, or the one that is chosen.
+
+    Args:
+      track: number of the stream among those of audio, from 1, or its language, as in "eng"; None = the main one.
 
     Raises:
       UserError: there is none.
@@ -117,7 +121,16 @@ def audio_stream(container: InputContainer, path: Path) -> av.AudioStream:
     stream = container.streams.best("audio")
     if not isinstance(stream, av.AudioStream):
         raise UserError(f"{path}: has no audio stream, but sync is measured between video and audio")
-    return stream
+    if track is None:
+        return stream
+    streams = container.streams.audio
+    languages = [s.metadata.get("language", "?") for s in streams]
+    if track.isdecimal() and 1 <= int(track) <= len(streams):
+        return streams[int(track) - 1]
+    if track.lower() in languages:
+        return streams[languages.index(track.lower())]
+    there = ", ".join(f"{number} ({language})" for number, language in enumerate(languages, start=1))
+    raise UserError(f"{path}: no audio stream {track!r}; it has {there}")
 
 
 def stream_notes(container: InputContainer, video: av.VideoStream, audio: av.AudioStream) -> list[str]:

@@ -7,6 +7,7 @@ audio are dropped; if the audio starts late, it is padded with silence. Either w
 preserved.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from av.error import FFmpegError
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
-from mtd_jax.video.audio import LONGEST_JUMP, decode_audio
+from mtd_jax.video.audio import LONGEST_JUMP, LONGEST_RETURN, QUIET, decode_audio, rms
 from mtd_jax.video.container import (
     Faults,
     audio_stream,
@@ -54,13 +55,24 @@ class TimedFrame:
 
     def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
         """Upright uint8 (height, width, 3), scaled to the given size if the stream changes its size midway."""
-        turns = round(self._source.rotation / 90)
+        turns, mirrored = _orientation(self._source)
         if turns % 2:
             height, width = width, height
         pixels = self._source.to_ndarray(format="rgb24", width=width, height=height)
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turns))
         pixels.flags.writeable = False  # several grid frames may share it
         return pixels
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns, and whether to mirror left and right before them, as the frame's display matrix asks."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 0, False
+    a, b, c, d = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].astype(float)
+    mirrored = a * d < b * c
+    turned = np.degrees(np.arctan2(b, a) if not mirrored else np.arctan2(-b, -a))
+    return round(-turned / 90) % 4, bool(mirrored)
 
 
 def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faults) -> Iterator[TimedFrame]:
@@ -76,7 +88,11 @@ def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faul
         if previous is not None:
             step = time - previous.time
             past_the_end = duration is not None and time > start + duration + 1
-            if abs(step) > LONGEST_JUMP or (step > _LONG_HOLD and past_the_end):
+            if step < -LONGEST_RETURN:  # files that were joined end to end
+                place = float(previous.time - first)
+                faults.messages.append(f"video: the clock goes back at {place:.1f} s; what follows was left out")
+                return
+            if step > LONGEST_JUMP or (step > _LONG_HOLD and past_the_end):
                 faults.messages.append("video: the time stamps jump; everything after the jump was ignored")
                 return
             if step <= 0:
@@ -143,6 +159,7 @@ class VideoFile:
       height, width: frame size in pixels, after rotation.
       start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream, as players do.
       duration_seconds: the duration that the container declares; None if it does not declare one.
+      audio_track: number of the audio stream among those of the file, from 1.
       can_seek: the container gives every frame its time, so that a part can be found and its frames be told.
     """
 
@@ -152,7 +169,10 @@ class VideoFile:
     start_seconds: float
     duration_seconds: float | None
     can_seek: bool
+    audio_track: int
     _origin: Fraction
+    _audio_tracks: int
+    _chosen: bool
     _faults: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -200,9 +220,33 @@ class VideoFile:
           UserError: as `decode_audio`.
         """
         faults = Faults("audio")
-        samples = decode_audio(self.path, self._origin, faults)
+        samples = decode_audio(self.path, self._origin, faults, str(self.audio_track))
+        if rms(samples) < QUIET:
+            samples = self._something_louder(samples, faults)
         self._faults["audio"] = faults.warnings()
         return samples
+
+    def _something_louder(self, silence: np.ndarray, faults: Faults) -> np.ndarray:
+        """Channels of opposite phase cancel out in the mix, and the first of several tracks may be empty."""
+        left = decode_audio(self.path, self._origin, Faults("audio"), str(self.audio_track), left=True)
+        if rms(left) > max(QUIET, 10 * rms(silence)):
+            faults.messages.append(
+                "audio: the channels have opposite phase and cancel out; the left one was taken"
+            )
+            return left
+        for number in () if self._chosen else range(1, self._audio_tracks + 1):
+            if number == self.audio_track:
+                continue
+            with contextlib.suppress(UserError):
+                other = decode_audio(self.path, self._origin, (found := Faults("audio")), str(number))
+                if rms(other) >= QUIET:
+                    faults.messages += [
+                        f"audio: track {self.audio_track} is silent; track {number} was taken",
+                        *found.messages,
+                    ]
+                    self.audio_track = number
+                    return other
+        return silence
 
     def _grid(self, progress: Progress | None, first: int, last: int | None) -> Iterator[tuple[int, TimedFrame]]:
         faults, frame = Faults("video"), None
@@ -289,15 +333,21 @@ def _seek(container: InputContainer, stream: av.VideoStream | av.AudioStream, ti
     return True
 
 
-def open_video(path: str | os.PathLike) -> VideoFile:
+def open_video(path: str | os.PathLike, audio_track: str | None = None) -> VideoFile:
     """Opens any container and codec that FFmpeg reads.
+
+    Args:
+      audio_track: number, from 1, or language of the audio stream to take; None = the main one, or where that is
+        silent the first that is not.
 
     Raises:
       UserError: the file is missing, empty, not a video, truncated beyond use, or lacks video or audio.
     """
     path = Path(path)
     with open_container(path) as container:
-        video, audio = video_stream(container, path), audio_stream(container, path)
+        video, audio = video_stream(container, path), audio_stream(container, path, audio_track)
+        streams = container.streams.audio
+        number = 1 + streams.index(audio)
         audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
@@ -308,8 +358,30 @@ def open_video(path: str | os.PathLike) -> VideoFile:
     height, width = first.rgb().shape[:2]
     start = first.time if audio_start is None else min(first.time, audio_start)
     return VideoFile(
-        path, height, width, float(first.time - start), duration, can_seek, first.time, {"streams": notes}
+        path=path,
+        height=height,
+        width=width,
+        start_seconds=float(first.time - start),
+        duration_seconds=duration,
+        can_seek=can_seek,
+        audio_track=number,
+        _origin=first.time,
+        _audio_tracks=len(streams),
+        _chosen=audio_track is not None,
+        _faults={"streams": notes},
     )
+
+
+def read_audio(path: str | os.PathLike) -> np.ndarray:
+    """The audio of a file, with video or without, from its start: int16 (samples,), 16 kHz mono.
+
+    Raises:
+      UserError: as `decode_audio`.
+    """
+    path = Path(path)
+    with open_container(path) as container:
+        start = Fraction(declared_times(container)[0]).limit_denominator(90_000)
+    return decode_audio(path, start, Faults("audio"))
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

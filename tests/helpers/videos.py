@@ -82,11 +82,17 @@ def mux(path, pictures, times, sound, *, sound_start=0.0, rate=RATE, layout="mon
 
 def rotate_mp4(path, degrees):
     """Makes players turn an .mp4 of `mux` counter-clockwise: sets the matrix of its first track's header."""
+    cos, sin = {90: (0, 1), 180: (-1, 0), -90: (0, -1)}[degrees]
+    return set_matrix(path, (cos, -sin, sin, cos))
+
+
+def set_matrix(path, matrix):
+    """Sets the display matrix (2 × 2) of the first track of an .mp4 of `mux`."""
     data = path.read_bytes()
     upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     place = data.index(upright, data.index(b"tkhd"))
-    cos, sin = {90: (0, 1), 180: (-1, 0), -90: (0, -1)}[degrees]
-    turned = struct.pack(">9i", cos << 16, -sin << 16, 0, sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (entry << 16 for entry in matrix)
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data[:place] + turned + data[place + len(turned) :])
     return path
 

@@ -321,3 +321,12 @@ def test_a_disk_that_refuses_ends_the_run(tmp_path, detector, monkeypatch):
     monkeypatch.setattr(writer.soundfile, "write", refuse)
     with pytest.raises(UserError, match="cannot write to .*disk full"):
         run(tmp_path)
+
+
+def test_a_silent_video_gives_no_clip(tmp_path, detector):
+    film(tmp_path / "videos/s/loud.mp4", {"red": lambda k: (10, 20, 40)})
+    silent = with_squares(50, {"red": lambda k: (10, 20, 40)})
+    mux(tmp_path / "videos/s/silent.mp4", silent, np.arange(50) / 25, noise(2.0) * 0)
+    summary = run(tmp_path)
+    assert summary.clips == ["s/loud.t1"]
+    assert summary.dropped["s/silent"] == ["no clip: the audio is silent"]

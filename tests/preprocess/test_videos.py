@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mtd_jax.errors import UserError
-from mtd_jax.preprocess.videos import clip_name, list_videos, video_of
+from mtd_jax.preprocess.videos import clip_name, list_videos, video_of, videos_in
 
 
 def touch(*paths):
@@ -88,3 +88,9 @@ def test_unfit_sources(tmp_path):
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match="expected a folder of videos, or a text file"):
         list_videos(tmp_path / "binary")
+
+
+def test_hidden_files_are_no_videos(tmp_path):
+    for name in ("x.mp4", "._x.mp4", ".trash.mov"):
+        (tmp_path / name).touch()
+    assert [path.name for path in videos_in(tmp_path)] == ["x.mp4"]

@@ -145,7 +145,7 @@ def test_json_is_the_documented_object(model, tmp_path):
     assert (written["video"], written["fps"], len(written["tracks"])) == (str(path), 25, 2)
     assert written["verdict"] in ("unknown", "in_sync", "out_of_sync") and 0 <= written["confidence"] <= 1
     assert written["verdict"] != "in_sync" or written["confidence"] >= 0.9
-    assert (written["sampled"], written["rate"], written["audio_track"]) == (1.0, None, 0)
+    assert (written["sampled"], written["rate"], written["audio_track"]) == (1.0, None, 1)
     assert abs(written["offset_frames"]) <= 6 and 0 <= written["speaker"] < 2
     for segment in written["segments"]:
         keys = {"start_seconds", "end_seconds", "offset_frames", "offset_seconds", "confidence", "track"}
@@ -273,3 +273,29 @@ def test_mistakes_are_one_line(checkpoint, recording, tmp_path, monkeypatch, opt
     with pytest.raises(UserError, match=message) as caught:
         functools.partial(module.measure, checkpoint)(**({"video": "a.mp4"} | options))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"model": "student"}, "model: expected a SyncModel or a Scorer, got str; load_model"),
+        ({"path": b"a.mp4"}, "path: expected the path of a video file, got bytes"),
+        ({"faces": [[0, 0, 9, 9]]}, r"faces: .*FaceBox.*got \[\[0, 0, 9, 9\]\]"),
+        ({"faces": None}, "faces: .*got None"),
+        ({"path": "https://example.org/a.mp4"}, "https://example.org/a.mp4: is a URL"),
+    ],
+)
+def test_misuse_is_one_line(model, arguments, message):
+    with pytest.raises(UserError, match=message):
+        detect_offset(**({"model": model, "path": "a.mp4"} | arguments))
+
+
+def test_the_audio_of_another_file(model, recording, tmp_path):
+    frames, box, waveform = recording
+    face, times = KnownFace(box), np.arange(len(frames)) / 25
+    path = mux(tmp_path / "a.mkv", frames, times, waveform, audio_codec="pcm_s16le")
+    mux(tmp_path / "silent.mkv", frames, times, waveform * 0, audio_codec="pcm_s16le")
+    mux(tmp_path / "sound.wav", None, None, waveform, audio_codec="pcm_s16le")
+    expected = detect_offset(model, path, faces=face).tracks[0].scores.table
+    other = detect_offset(model, tmp_path / "silent.mkv", faces=face, audio=tmp_path / "sound.wav")
+    np.testing.assert_allclose(other.tracks[0].scores.table, expected, atol=1e-4)

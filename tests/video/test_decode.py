@@ -9,7 +9,7 @@ import pytest
 
 from mtd_jax.errors import UserError
 from mtd_jax.video.decode import open_video, read
-from tests.helpers.videos import RATE, damage, lag_seconds, mux, noise, number_of, numbered, rotate_mp4
+from tests.helpers.videos import RATE, damage, lag_seconds, mux, noise, number_of, numbered, rotate_mp4, set_matrix
 
 
 def nearest(times, count, origin=0.0):
@@ -94,6 +94,88 @@ def test_rotation_is_applied(tmp_path, rotation):
     assert np.abs(frames[5].astype(int) - expected).mean() < 8
     video = open_video(path)
     assert (video.height, video.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "matrix, shown",
+    [
+        ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
+        ((1, 0, 0, -1), lambda picture: picture[::-1]),
+        ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda picture: picture[::-1, ::-1].swapaxes(0, 1)),
+    ],
+)
+def test_a_mirrored_video_is_shown_mirrored(tmp_path, matrix, shown):
+    pictures = np.zeros((10, 48, 80, 3), np.uint8)
+    pictures[:, :16, :16] = 255
+    pictures[:, :16, 64:] = (255, 0, 0)
+    path = set_matrix(mux(tmp_path / "a.mp4", pictures, np.arange(10) / 25, noise(0.4)), matrix)
+    frames, _ = read(path)
+    expected = shown(pictures[0])
+    assert frames.shape[1:] == expected.shape
+    assert np.abs(frames[5].astype(int) - expected).mean() < 12
+
+
+def test_joined_recordings_are_measured_to_the_seam_and_a_note_says_so(tmp_path):
+    part = mux(tmp_path / "a.ts", numbered(50), np.arange(50) / 25, noise(2.0)).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(part + part)
+    video = open_video(tmp_path / "joined.ts")
+    frames = [number_of(pixels) for _, pixels in video.frames()]
+    assert frames == list(range(50)) and abs(len(video.waveform()) - 32_000) < 3_000
+    assert any("the clock goes back at 2.0 s; what follows was left out" in line for line in video.warnings)
+
+
+def tracks(path, sounds, layout="stereo"):
+    """Ten pictures and a track of lossless audio for each (channels, samples) of `sounds`."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        streams = [container.add_stream("pcm_s16le", rate=RATE, layout=layout) for _ in sounds]
+        for stream, language in zip(streams, ("eng", "fre"), strict=False):
+            stream.metadata["language"] = language
+        for picture in numbered(50):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        for stream, sound in zip(streams, sounds, strict=True):
+            packed = np.ascontiguousarray(sound.T.reshape(1, -1))
+            frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+            frame.sample_rate = RATE
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return path
+
+
+def test_channels_of_opposite_phase_do_not_cancel_out(tmp_path):
+    sound = noise(2.0)
+    video = open_video(tracks(tmp_path / "a.mkv", [np.stack([sound, -sound])]))
+    waveform = video.waveform()
+    assert np.corrcoef(waveform[:30_000], sound[:30_000])[0, 1] > 0.99
+    assert any("opposite phase" in line for line in video.warnings)
+
+
+def test_a_silent_first_track_is_passed_over_unless_it_is_chosen(tmp_path):
+    sound = np.stack([noise(2.0)] * 2)
+    path = tracks(tmp_path / "a.mkv", [sound * 0, sound])
+    video = open_video(path)
+    assert np.abs(video.waveform()).max() > 1000 and video.audio_track == 2
+    assert any("track 1 is silent; track 2 was taken" in line for line in video.warnings)
+    chosen = open_video(path, "1")
+    assert not chosen.waveform().any() and chosen.audio_track == 1
+
+
+@pytest.mark.parametrize("track, number", [("1", 1), ("2", 2), ("fre", 2), ("ENG", 1)])
+def test_a_track_is_chosen_by_number_or_language(tmp_path, track, number):
+    sounds = [np.stack([noise(2.0, seed=seed)] * 2) for seed in (0, 1)]
+    video = open_video(tracks(tmp_path / "a.mkv", sounds), track)
+    assert video.audio_track == number
+    assert np.corrcoef(video.waveform()[:30_000], sounds[number - 1][0][:30_000])[0, 1] > 0.99
+
+
+def test_a_track_that_is_not_there_is_an_error_that_lists_them(tmp_path):
+    path = tracks(tmp_path / "a.mkv", [np.stack([noise(1.0)] * 2)] * 2)
+    for wrong in ("3", "0", "ger"):
+        with pytest.raises(UserError, match=rf"no audio stream '{wrong}'; it has 1 \(eng\), 2 \(fre\)"):
+            open_video(path, wrong)
 
 
 @pytest.mark.parametrize(("height", "width"), [(35, 47), (48, 33), (37, 64)])
