@@ -110,6 +110,25 @@ def link(
     )
 
 
+def largest(tracks: Sequence[FaceTrack], at_once: int) -> tuple[list[FaceTrack], list[DroppedTrack]]:
+    """Drops faces that spend more than half of their frames next to so many larger ones: listeners, bystanders."""
+    kept: list[FaceTrack] = []
+    dropped = []
+    for track in sorted(tracks, key=_area, reverse=True):
+        shared = [min(track.end, other.end) - max(track.start, other.start) for other in kept]
+        if sum(2 * frames > len(track.boxes) for frames in shared) >= at_once:
+            what = "a larger face" if at_once == 1 else f"{at_once} larger faces"
+            dropped.append(DroppedTrack(track.start, track.end, f"next to {what}"))
+        else:
+            kept.append(track)
+    return sorted(kept, key=lambda track: track.start), dropped
+
+
+def _area(track: FaceTrack) -> float:
+    x0, y0, x1, y1 = track.box
+    return (x1 - x0) * (y1 - y0)
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair of boxes: (n, 4), (m, 4) → (n, m)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])

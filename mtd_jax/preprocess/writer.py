@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from mtd_jax.faces.boxes import FaceBox
 from mtd_jax.faces.clips import audio_of, crop_tracks, no_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
-from mtd_jax.faces.tracks import DroppedTrack, FaceTrack
+from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, largest
 from mtd_jax.preprocess.manifest import STATE, Record, read_record, write_record
 from mtd_jax.preprocess.videos import clip_name
 from mtd_jax.video.container import read_head
@@ -186,7 +185,7 @@ def choose_tracks(
     """
     tracks, dropped = found.tracks, list(found.dropped)
     if not all_faces:
-        tracks, smaller = largest_at_a_time(tracks)
+        tracks, smaller = largest(tracks, at_once=1)
         dropped += smaller
     usable = []
     for track in tracks:
@@ -196,21 +195,3 @@ def choose_tracks(
         else:
             usable.append(FaceTrack(track.start, track.boxes[:frames]))
     return usable, dropped
-
-
-def largest_at_a_time(tracks: Sequence[FaceTrack]) -> tuple[list[FaceTrack], list[DroppedTrack]]:
-    """Drops faces that spend more than half of their frames next to a larger one: listeners, bystanders."""
-    kept: list[FaceTrack] = []
-    dropped = []
-    for track in sorted(tracks, key=_area, reverse=True):
-        shared = max((min(track.end, other.end) - max(track.start, other.start) for other in kept), default=0)
-        if 2 * shared > len(track.boxes):
-            dropped.append(DroppedTrack(track.start, track.end, "next to a larger face"))
-        else:
-            kept.append(track)
-    return sorted(kept, key=lambda track: track.start), dropped
-
-
-def _area(track: FaceTrack) -> float:
-    x0, y0, x1, y1 = track.box
-    return (x1 - x0) * (y1 - y0)

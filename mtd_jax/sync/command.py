@@ -18,7 +18,7 @@ from mtd_jax.faces.search import face_source
 from mtd_jax.preprocess.videos import videos_in
 from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
-from mtd_jax.sync.detect import Progress, check_max_shift, detect_offset
+from mtd_jax.sync.detect import MAX_FACES, Progress, check_max_shift, detect_offset
 from mtd_jax.sync.fix import check_output, shift_audio
 from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
@@ -37,6 +37,7 @@ def measure(
     fix: str | None = None,
     filter_max_offset: int | None = None,
     thorough: bool = False,
+    max_faces: int = MAX_FACES,
     audio_track: str | None = None,
     audio: str | None = None,
     standard: str | None = None,
@@ -47,7 +48,7 @@ def measure(
     Args:
       checkpoint: directory, see `load_model`.
       video: a file, or a folder that is searched for videos in all its folders.
-      faces, max_shift, thorough, audio_track, audio: see `detect_offset`.
+      faces, max_shift, thorough, max_faces, audio_track, audio: see `detect_offset`.
       as_json: a JSON object per file instead of text.
       report, fix: files to write; for one video only.
       filter_max_offset: print the files whose offset is no larger, certain and constant, instead of verdicts.
@@ -90,6 +91,7 @@ def measure(
             faces=source,
             max_shift=max_shift,
             thorough=thorough,
+            max_faces=max_faces,
             audio_track=audio_track,
             audio=audio,
             progress=progress,

@@ -15,7 +15,7 @@ from mtd_jax.faces.boxes import FaceBox
 from mtd_jax.faces.clips import FaceClip, crops, no_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, face_source, find_faces
-from mtd_jax.faces.tracks import LinkSettings
+from mtd_jax.faces.tracks import LinkSettings, largest
 from mtd_jax.network.mel import N_FFT
 from mtd_jax.network.model import SyncModel
 from mtd_jax.scoring import MAX_SHIFT, Scorer, context_scores, lead
@@ -26,6 +26,7 @@ from mtd_jax.sync.reasons import doubts
 from mtd_jax.sync.verdict import CONFIDENT, Course, Result, Track, Window, course_of, pieces
 from mtd_jax.video.decode import VideoFile, VideoPart, open_video, read_audio
 
+MAX_FACES = 6  # at a time, the largest
 EVERY = 5  # frames from one scored window to the next, unless all are: windows of 5 frames then share none
 _LEAST_SHIFT, _LARGEST_SHIFT = 2, 5 * FPS
 _CHUNK = 500  # frames scored at a time, so that an hour of video fits in memory; a multiple of 5
@@ -73,6 +74,7 @@ def detect_offset(
     faces: str | FaceDetector | list[FaceBox] = "mtcnn",
     max_shift: int = MAX_SHIFT,
     thorough: bool = False,
+    max_faces: int = MAX_FACES,
     audio_track: str | None = None,
     audio: str | os.PathLike | None = None,
     find: FindSettings | None = None,
@@ -88,6 +90,7 @@ def detect_offset(
       max_shift: compares offsets from −max_shift to max_shift frames of 40 ms; 2 to 125.
       thorough: score every window of every frame. Else every fifth, and of a film of more than 45 s as many
         stretches as it takes to be sure (`sample.py`).
+      max_faces: of faces that are seen at the same time, so many are scored, the largest.
       audio_track: number, from 1, or language of the audio stream to measure; None = the main one.
       audio: another file whose audio is measured instead; it is taken to start when the video does.
       find: how faces are searched for; None = `FIND`.
@@ -97,6 +100,8 @@ def detect_offset(
       UserError: no usable video, audio or face.
     """
     check_max_shift(max_shift)
+    if max_faces < 1:
+        raise UserError(f"expected max_faces ≥ 1, got {max_faces}")
     check_arguments(model, path, faces)
     progress = progress or NoProgress()
     video = open_video(path, audio_track)
@@ -107,6 +112,7 @@ def detect_offset(
         find=find or FIND,
         audio=video.waveform() if audio is None else read_audio(audio),
         max_shift=max_shift,
+        max_faces=max_faces,
         every=1 if thorough else EVERY,
     )
     length = _declared_frames(video)
@@ -151,6 +157,7 @@ class _Film:
     find: FindSettings
     audio: Int16[np.ndarray, " samples"]
     max_shift: int
+    max_faces: int
     every: int
     faces: list[_Face] = dataclasses.field(default_factory=list)
     found: list[FoundFaces] = dataclasses.field(default_factory=list)
@@ -164,7 +171,7 @@ class _Film:
             share = next(halves)
             return lambda done, total: progress.update(before * (total or 0) + share * done)
 
-        found = find_faces(self.video, self.source, self.find, half(0.0))
+        found = self._find(self.video, half(0.0))
         clips = crops(self.video, found, self.audio, half(0.5)) if found.tracks else []
         self.found.append(found)
         progress.stage("scoring", sum(len(clip.clip.frames) for clip in clips))
@@ -197,10 +204,19 @@ class _Film:
     def _look_at(self, part: VideoPart) -> None:
         if not part.held:
             return
-        found = find_faces(part, self.source, self.find)
+        found = self._find(part)
         self.found.append(found)
         for clip in crops(part, found, self.audio):
             self._score(clip)
+
+    def _find(
+        self, video: VideoFile | VideoPart, progress: Callable[[float, float | None], None] | None = None
+    ) -> FoundFaces:
+        found = find_faces(video, self.source, self.find, progress)
+        if isinstance(self.source, list):  # whoever gives boxes wants all of them
+            return found
+        tracks, smaller = largest(found.tracks, self.max_faces)
+        return dataclasses.replace(found, tracks=tracks, dropped=[*found.dropped, *smaller])
 
     def _score(self, clip: FaceClip, scored: Callable[[int], None] | None = None) -> None:
         """Scores one face, with one stretch of it in memory at a time."""

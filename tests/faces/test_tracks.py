@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtd_jax.faces.tracks import FaceTrack, LinkSettings, faceless, iou, link
+from mtd_jax.faces.tracks import FaceTrack, LinkSettings, faceless, iou, largest, link
 
 SETTINGS = LinkSettings(min_iou=0.3, max_gap=15, min_frames=10)
 NONE = np.zeros((0, 5), np.float32)
@@ -93,3 +93,15 @@ def test_faceless_stretches_are_what_no_track_covers():
     assert faceless(tracks, 0, 50) == [(0, 10), (20, 30)]
     assert faceless([], 0, 7) == [(0, 7)]
     assert faceless([FaceTrack(0, np.zeros((7, 4)))], 0, 7) == []
+
+
+@pytest.mark.parametrize("at_once, dropped", [(1, [(40, 90)]), (2, [(40, 80)]), (3, [])])
+def test_only_long_overlaps_with_larger_faces_are_left_out(at_once, dropped):
+    def track(start, end, side):
+        return FaceTrack(start, np.tile([0, 0, side, side], (end - start, 1)).astype(np.float32))
+
+    large, beside, mostly_after = track(0, 100, 50), track(40, 90, 30), track(80, 160, 20)
+    tracks = [beside, mostly_after, large] + ([track(40, 80, 10)] if at_once > 1 else [])
+    kept, left_out = largest(tracks, at_once)
+    assert [(d.start, d.end) for d in left_out] == dropped
+    assert len(kept) + len(left_out) == len(tracks) and kept[0] is large

@@ -12,11 +12,9 @@ from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.errors import UserError
 from mtd_jax.faces.clips import face_clips
 from mtd_jax.faces.search import FindSettings
-from mtd_jax.faces.tracks import FaceTrack
 from mtd_jax.preprocess import command as module
 from mtd_jax.preprocess import writer
 from mtd_jax.preprocess.command import preprocess
-from mtd_jax.preprocess.writer import largest_at_a_time
 from mtd_jax.synthetic.clips import portrait, record
 from mtd_jax.video.decode import open_video
 from mtd_jax.video.write import write_mp4
@@ -169,16 +167,6 @@ def test_videos_cropped_to_the_face_already(tmp_path):
     film(tmp_path / "videos/a/one.mp4", {}, frames=8)
     assert run(tmp_path, faces="whole").clips == ["a/one.t1"]
     assert len(list((tmp_path / "out/a/one.t1").glob("*.jpg"))) == 8
-
-
-def test_only_long_overlaps_with_a_larger_face_are_left_out():
-    def track(start, end, side):
-        return FaceTrack(start, np.tile([0, 0, side, side], (end - start, 1)).astype(np.float32))
-
-    large, beside, mostly_after = track(0, 100, 50), track(40, 90, 30), track(80, 160, 20)
-    kept, dropped = largest_at_a_time([beside, mostly_after, large])
-    assert kept == [large, mostly_after]
-    assert [(d.start, d.end) for d in dropped] == [(40, 90)]
 
 
 def test_one_odd_video_does_not_end_the_run(tmp_path, detector, monkeypatch):
