@@ -56,7 +56,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_BOOLEAN, "json", False, "infer", "print a JSON object per video."),
     (_STRING, "report", None, "infer", "HTML page to write."),
     (_STRING, "fix", None, "infer", "copy of the video to write, with its audio moved into sync."),
-    (_BOOLEAN, "force", False, "infer", "write --fix even if the offset is a guess, or not constant."),
+    (_BOOLEAN, "force", False, "infer", "write --fix even if the offset is a guess."),
     (_BOOLEAN, "thorough", False, "infer", "score every window of the whole film, instead of samples."),
     (_INTEGER, "max_faces", 6, "infer", "of faces seen at the same time, score the so many largest."),
     (_STRING, "audio_track", None, "infer", "number, from 1, or language of the audio stream to measure."),

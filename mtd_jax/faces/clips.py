@@ -53,6 +53,7 @@ def face_clips(
     source: FaceDetector | list[FaceBox],
     settings: FindSettings | None = None,
     progress: Progress | None = None,
+    audio: np.ndarray | None = None,
 ) -> tuple[list[FaceClip], FoundFaces]:
     """Turns a video file into one clip per face track, in under 2 GB of memory even for hours of video.
 
@@ -61,6 +62,7 @@ def face_clips(
       source: a face detector, or the user's boxes.
       settings: how to search; None = the defaults.
       progress: called as the work proceeds; each of the two passes counts as half of the duration.
+      audio: of the whole video; None = decode it.
 
     Returns:
       A clip per track, and everything that was found.
@@ -71,7 +73,7 @@ def face_clips(
     found = find_faces(video, source, settings, _half(progress, 0))
     if not found.tracks:
         raise UserError("; ".join([f"{video.path}: {no_face([found])}", *video.warnings]))
-    return crops(video, found, video.waveform(), _half(progress, 1)), found
+    return crops(video, found, video.waveform() if audio is None else audio, _half(progress, 1)), found
 
 
 def crops(

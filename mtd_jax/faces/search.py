@@ -9,7 +9,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxes
 from mtd_jax.faces.detect import FaceDetector, load_detector
 from mtd_jax.faces.shots import CutDetector
-from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, link
+from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, largest, link
 from mtd_jax.video.decode import Progress, VideoFile, VideoPart
 
 _BATCH = 4  # frames per call of the detector; at 4K they take 100 MB
@@ -25,12 +25,14 @@ class FindSettings:
       max_hold: a frozen frame keeps its faces for this many frames, then it counts as having none: a longer freeze
         shows no speech.
       min_score: boxes with a lower detector score are ignored.
+      max_faces: of faces that are seen at the same time, the so many largest are kept; None = all.
       link: how detections become tracks.
     """
 
     every: int = 5
     max_hold: int = 5 * FPS
     min_score: float = 0.8
+    max_faces: int | None = None
     link: LinkSettings = LinkSettings()
 
 
@@ -98,6 +100,9 @@ def find_faces(
     settings = settings or FindSettings()
     detections, cuts, first, end = _search(video, source, settings, progress)
     tracks, dropped = link(detections, cuts, settings.link)
+    if settings.max_faces is not None:
+        tracks, smaller = largest(tracks, settings.max_faces)
+        dropped += smaller
     return FoundFaces(tracks, dropped, faceless(tracks, first, end), end - first)
 
 

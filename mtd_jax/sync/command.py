@@ -13,6 +13,7 @@ import rich.progress
 import rich.table
 
 from mtd_jax.checkpoint import load_model
+from mtd_jax.data.clip import FPS
 from mtd_jax.errors import UserError
 from mtd_jax.faces.search import face_source
 from mtd_jax.preprocess.videos import videos_in
@@ -20,6 +21,7 @@ from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
 from mtd_jax.sync.detect import MAX_FACES, Progress, check_max_shift, detect_offset
 from mtd_jax.sync.fix import check_output, shift_audio
+from mtd_jax.sync.repair import repair_audio
 from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
 
@@ -53,7 +55,7 @@ def measure(
       report, fix: files to write; for one video only.
       filter_max_offset: print the files whose offset is no larger, certain and constant, instead of verdicts.
       standard: "atsc", "ebu" or "itu": say whether the offset is within what it tolerates.
-      force: write `fix` even if the offset is a guess, or not constant.
+      force: write `fix` even if the offset is a guess.
 
     Returns:
       The exit code: 1 if any file of a folder failed, or `fix` was not written.
@@ -190,16 +192,19 @@ def _print(
 
 
 def _fix(result: Result, output: str, force: bool, measure_again: Callable[[], Result]) -> None:
-    """Writes the copy and measures it; refuses where one shift is no cure, unless it is forced."""
-    if not force and result.verdict in ("unknown", "drifting"):
-        why = "the offset is a guess" if result.verdict == "unknown" else "the offset is not constant"
-        raise UserError(f"{output} was not written: {why}, see the notes; --force writes it all the same")
-    notes = shift_audio(result.video, output, result.offset_seconds)
-    moved = f"audio moved by {1000 * result.offset_seconds:+.0f} ms"
+    """Writes the copy and measures it; refuses to write a guess, unless it is forced."""
+    if not force and result.verdict == "unknown":
+        raise UserError(
+            f"{output} was not written: the offset is a guess, see the notes; --force writes it all the same"
+        )
+    if result.course.is_constant:
+        notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
+        notes += shift_audio(result.video, output, result.offset_seconds)
+    else:
+        notes = repair_audio(result.video, output, result.course, result.offset_frames / FPS, result.audio_track)
     after = measure_again()
-    print(
-        "; ".join([f"{os.fspath(output)}: {moved}", *notes, f"measured again: {after.summary}"]), file=sys.stderr
-    )
+    lines = "; ".join([*notes, f"measured again: {after.summary}"])
+    print(f"{os.fspath(output)}: {lines}", file=sys.stderr)
 
 
 class _Bar:

@@ -12,10 +12,10 @@ from jaxtyping import Int16
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import FaceBox
-from mtd_jax.faces.clips import FaceClip, crops, no_face
+from mtd_jax.faces.clips import FaceClip, crops, face_clips, no_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, face_source, find_faces
-from mtd_jax.faces.tracks import LinkSettings, largest
+from mtd_jax.faces.tracks import LinkSettings
 from mtd_jax.network.mel import N_FFT
 from mtd_jax.network.model import SyncModel
 from mtd_jax.scoring import MAX_SHIFT, Scorer, context_scores, lead
@@ -109,10 +109,9 @@ def detect_offset(
         scorer=model if isinstance(model, Scorer) else Scorer(model),
         video=video,
         source=face_source(faces) if isinstance(faces, str) else faces,
-        find=find or FIND,
+        find=dataclasses.replace(find or FIND, max_faces=max_faces),
         audio=video.waveform() if audio is None else read_audio(audio),
         max_shift=max_shift,
-        max_faces=max_faces,
         every=1 if thorough else EVERY,
     )
     length = _declared_frames(video)
@@ -157,7 +156,6 @@ class _Film:
     find: FindSettings
     audio: Int16[np.ndarray, " samples"]
     max_shift: int
-    max_faces: int
     every: int
     faces: list[_Face] = dataclasses.field(default_factory=list)
     found: list[FoundFaces] = dataclasses.field(default_factory=list)
@@ -165,14 +163,8 @@ class _Film:
 
     def look_at_all(self, progress: Progress) -> None:
         progress.stage("looking for faces", self.video.duration_seconds)
-        halves = iter((0.5, 0.5))
-
-        def half(before: float) -> Callable[[float, float | None], None]:
-            share = next(halves)
-            return lambda done, total: progress.update(before * (total or 0) + share * done)
-
-        found = self._find(self.video, half(0.0))
-        clips = crops(self.video, found, self.audio, half(0.5)) if found.tracks else []
+        told = lambda done, _: progress.update(done)  # noqa: E731
+        clips, found = face_clips(self.video, self.source, self.find, told, self.audio)
         self.found.append(found)
         progress.stage("scoring", sum(len(clip.clip.frames) for clip in clips))
         done = 0
@@ -204,19 +196,10 @@ class _Film:
     def _look_at(self, part: VideoPart) -> None:
         if not part.held:
             return
-        found = self._find(part)
+        found = find_faces(part, self.source, self.find)
         self.found.append(found)
         for clip in crops(part, found, self.audio):
             self._score(clip)
-
-    def _find(
-        self, video: VideoFile | VideoPart, progress: Callable[[float, float | None], None] | None = None
-    ) -> FoundFaces:
-        found = find_faces(video, self.source, self.find, progress)
-        if isinstance(self.source, list):  # whoever gives boxes wants all of them
-            return found
-        tracks, smaller = largest(found.tracks, self.max_faces)
-        return dataclasses.replace(found, tracks=tracks, dropped=[*found.dropped, *smaller])
 
     def _score(self, clip: FaceClip, scored: Callable[[int], None] | None = None) -> None:
         """Scores one face, with one stretch of it in memory at a time."""

@@ -46,11 +46,6 @@ class Scores:
     def max_shift(self) -> int:
         return self.table.shape[1] // 2
 
-    @property
-    def independent(self) -> float:
-        """How many windows would be independent of each other."""
-        return len(self.starts) * min(self.every / self.memory, 1.0)
-
     def only(self, chosen: Int[np.ndarray, " chosen"]) -> "Scores":
         """The windows with these indices."""
         return dataclasses.replace(self, starts=self.starts[chosen], table=self.table[chosen])

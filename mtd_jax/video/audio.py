@@ -27,7 +27,12 @@ def rms(samples: np.ndarray) -> float:
 
 
 def decode_audio(
-    path: Path, origin: Fraction, faults: Faults, track: str | None = None, left: bool = False
+    path: Path,
+    origin: Fraction,
+    faults: Faults,
+    track: str | None = None,
+    stereo: bool = False,
+    rate: int = SAMPLE_RATE,
 ) -> np.ndarray:
     """Decodes an audio stream.
 
@@ -39,15 +44,16 @@ def decode_audio(
       origin: the time of sample 0 on the container's clock, in seconds; earlier audio is cut off.
       faults: receives the faults that decoding survived.
       track: see `audio_stream`.
-      left: take the left channel alone instead of the mix.
+      stereo: mix to two channels instead of one.
+      rate: samples per second.
 
     Returns:
-      int16 (samples,), as long as the audio lasts.
+      int16 (samples,), of stereo (samples, 2), as long as the audio lasts.
 
     Raises:
       UserError: there is no audio stream, nothing in it decodes, or it ends before `origin`.
     """
-    timeline = _Timeline(origin, left)
+    timeline = _Timeline(origin, 2 if stereo else 1, rate)
     with open_container(path) as container:
         for frame in decoded(container, audio_stream(container, path, track), faults):
             try:
@@ -69,8 +75,8 @@ def decode_audio(
 class _Timeline:
     """Samples on a clock: resamples each run of contiguous frames as a whole and places it by its time stamp."""
 
-    def __init__(self, origin: Fraction, left: bool):
-        self._origin, self._left = origin, left
+    def __init__(self, origin: Fraction, channels: int, rate: int):
+        self._origin, self._channels, self._rate = origin, channels, rate
         self._pieces: list[np.ndarray] = []
         self._length = 0
         self._resampler: av.AudioResampler | None = None
@@ -90,8 +96,8 @@ class _Timeline:
         resampler = self._resampler
         if resampler is None or kind != self._input or abs(start - self._run_end) > _TOLERANCE:
             self._end_run()
-            layout = "stereo" if self._left else "mono"
-            resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
+            layout = "mono" if self._channels == 1 else "stereo"
+            resampler = av.AudioResampler(format="s16", layout=layout, rate=self._rate)
             self._resampler, self._input, self._run_start, self._run_end = resampler, kind, start, start
         self._run += self._pieces_of(resampler.resample(frame))
         self._run_end += Fraction(frame.samples, frame.sample_rate)
@@ -99,22 +105,26 @@ class _Timeline:
         return True
 
     def _pieces_of(self, frames: list[av.AudioFrame]) -> list[np.ndarray]:
-        return [frame.to_ndarray()[0][:: 2 if self._left else 1] for frame in frames]
+        return [frame.to_ndarray()[0].reshape(-1, self._channels) for frame in frames]
 
     def finish(self) -> np.ndarray:
-        """All samples, int16 (samples,)."""
+        """All samples, int16 (samples,), of several channels (samples, channels)."""
         self._end_run()
-        return np.concatenate([np.zeros(0, np.int16), *self._pieces])
+        samples = np.concatenate([self._silence(0), *self._pieces])
+        return samples[:, 0] if self._channels == 1 else samples
 
     def _end_run(self) -> None:
         if self._resampler is None:
             return
         self._run += self._pieces_of(self._resampler.resample(None))
-        samples = np.concatenate([np.zeros(0, np.int16), *self._run])
+        samples = np.concatenate([self._silence(0), *self._run])
         self._run = []
-        silence = round((self._run_start - self._origin) * SAMPLE_RATE) - self._length
+        silence = round((self._run_start - self._origin) * self._rate) - self._length
         samples = samples[max(-silence, 0) :]  # drops what overlaps earlier samples or precedes the origin
         if not len(samples):
             return
-        self._pieces += [np.zeros(max(silence, 0), np.int16), samples]
+        self._pieces += [self._silence(max(silence, 0)), samples]
         self._length += max(silence, 0) + len(samples)
+
+    def _silence(self, count: int) -> np.ndarray:
+        return np.zeros((count, self._channels), np.int16)

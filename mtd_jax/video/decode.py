@@ -159,6 +159,7 @@ class VideoFile:
       height, width: frame size in pixels, after rotation.
       start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream, as players do.
       duration_seconds: the duration that the container declares; None if it does not declare one.
+      stream_index: of the video stream, among all of the file.
       audio_track: number of the audio stream among those of the file, from 1.
       can_seek: the container gives every frame its time, so that a part can be found and its frames be told.
     """
@@ -169,6 +170,7 @@ class VideoFile:
     start_seconds: float
     duration_seconds: float | None
     can_seek: bool
+    stream_index: int
     audio_track: int
     _origin: Fraction
     _audio_tracks: int
@@ -226,9 +228,14 @@ class VideoFile:
         self._faults["audio"] = faults.warnings()
         return samples
 
+    def stereo(self, rate: int) -> np.ndarray:
+        """The same audio at another rate: int16 (samples, 2). Raises `UserError` as `decode_audio` does."""
+        track = str(self.audio_track)
+        return decode_audio(self.path, self._origin, Faults("audio"), track, stereo=True, rate=rate)
+
     def _something_louder(self, silence: np.ndarray, faults: Faults) -> np.ndarray:
         """Channels of opposite phase cancel out in the mix, and the first of several tracks may be empty."""
-        left = decode_audio(self.path, self._origin, Faults("audio"), str(self.audio_track), left=True)
+        left = decode_audio(self.path, self._origin, Faults("audio"), str(self.audio_track), stereo=True)[:, 0]
         if rms(left) > max(QUIET, 10 * rms(silence)):
             faults.messages.append(
                 "audio: the channels have opposite phase and cancel out; the left one was taken"
@@ -347,7 +354,7 @@ def open_video(path: str | os.PathLike, audio_track: str | None = None) -> Video
     with open_container(path) as container:
         video, audio = video_stream(container, path), audio_stream(container, path, audio_track)
         streams = container.streams.audio
-        number = 1 + streams.index(audio)
+        number, index = 1 + streams.index(audio), video.index
         audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
@@ -364,6 +371,7 @@ def open_video(path: str | os.PathLike, audio_track: str | None = None) -> Video
         start_seconds=float(first.time - start),
         duration_seconds=duration,
         can_seek=can_seek,
+        stream_index=index,
         audio_track=number,
         _origin=first.time,
         _audio_tracks=len(streams),
