@@ -20,10 +20,10 @@ from benchmarks.common import machine, run_benchmark, versions  # noqa: E402
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 VIDEO = flags.DEFINE_string("video", None, "The video.", required=True)
 THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window of the whole film.")
-STRETCHES = flags.DEFINE_integer(
-    "stretches",
-    None,
-    "Stretches of a long film to look at, as if the model were sure then: random weights never are.",
+AS_IF_SURE = flags.DEFINE_bool(
+    "as_if_sure",
+    False,
+    "Do what follows a sure verdict, which random weights never give.",
 )
 
 PARTS_OF_COMPILING = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")  # the last one fetches, too
@@ -50,7 +50,7 @@ def main():
     from mtd_jax.checkpoint import load_model
     from mtd_jax.faces.detect import Mtcnn
     from mtd_jax.scoring import Scorer
-    from mtd_jax.sync import sample
+    from mtd_jax.sync import detect, sample
     from mtd_jax.sync.detect import detect_offset
 
     class TimedScorer(Scorer):
@@ -77,8 +77,8 @@ def main():
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration_secs, **_: making.update({event: duration_secs})
     )
-    if STRETCHES.value:
-        sample.MOST = STRETCHES.value
+    if AS_IF_SURE.value:
+        detect.CONFIDENT, sample.MOST = 0.0, sample.FIRST
     imported = time.perf_counter()
     scorer = TimedScorer(load_model(CHECKPOINT.value))
     detector = TimedDetector(Mtcnn())

@@ -108,7 +108,7 @@ def test_infer_is_timed_in_new_processes(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     figures = json.loads(result.stdout.splitlines()[-1])
     runs = [run for (run,) in figures["runs"].values()]
-    assert [run["windows"] for run in runs] == [5, 9]
+    assert [run["windows"] for run in runs] == [25, 45]  # all, as random weights leave doubt
     assert runs[0]["programs"] == runs[1]["programs"] > 0  # another length compiles nothing more
     for run in runs:
         assert (run["programs_from_cache"], run["programs_put_into_cache"]) == (run["programs"], 0)

@@ -117,6 +117,8 @@ def detect_offset(
     length = _declared_frames(video)
     if thorough or length is None or length <= sample.WHOLE or not video.can_seek:
         film.look_at_all(progress)
+        if film.every > 1 and film.faces and not film.is_sure_at_all():
+            film.look_closer(progress)
         share = 1.0
     else:
         share = film.look_at_samples(length, progress)
@@ -167,10 +169,22 @@ class _Film:
         clips, found = face_clips(self.video, self.source, self.find, told, self.audio)
         self.found.append(found)
         progress.stage("scoring", sum(len(clip.clip.frames) for clip in clips))
+        self._score_all(clips, progress)
+
+    def _score_all(self, clips: list[FaceClip], progress: Progress) -> None:
         done = 0
         for clip in clips:
             self._score(clip, lambda frames, before=done: progress.update(before + frames))
             done += len(clip.clip.frames)
+
+    def look_closer(self, progress: Progress) -> None:
+        """Scores every window of the faces that were found."""
+        clips, self.every, self.faces, self.short = [face.clip for face in self.faces], 1, [], []
+        progress.stage("scoring every window", sum(len(clip.clip.frames) for clip in clips))
+        self._score_all(clips, progress)
+
+    def is_sure_at_all(self) -> bool:
+        return estimate(self._pooled()).confidence >= CONFIDENT
 
     def look_at_samples(self, length: int, progress: Progress) -> float:
         """Looks at stretches until the verdict is sure; returns the share of the film that was looked at."""
@@ -320,7 +334,7 @@ class _Film:
         )
         return Result(
             video=name,
-            offset_frames=whole.offset_frames,
+            offset_frames=round(fine.seconds * FPS) if fine else whole.offset_frames,
             offset_seconds=fine.seconds if fine else whole.offset_frames / FPS,
             offset_error_seconds=fine.error_seconds if fine else None,
             confidence=whole.confidence,

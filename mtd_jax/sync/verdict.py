@@ -17,6 +17,7 @@ from mtd_jax.sync.evidence import TOLERANCE, Estimate, Scores, centred, estimate
 
 CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the diagram this threshold comes from
 _BEYOND_DOUBT = 0.999  # of a piece alone: a film has hundreds of them
+_SIDES = 0.99  # of both sides of an edit
 _PIECE = 3 * FPS
 _RATES = {  # of the audio's clock to the video's: what conversions between frame rates leave behind
     "24 to 25 frames per second": 25 / 24 - 1,
@@ -256,11 +257,25 @@ def course_of(scores: Scores, speaker_at: Mapping[int, int], window_frames: int)
             runs[-1].append(segment)
         else:
             runs.append([segment])
+    if len(runs) < 2 and (split := _split(scores, parts)):
+        return Course(segments, None, [split])
     jumps = [
-        (*_between(scores, a[-1], b[0], _median(a), _median(b)), _median(a), _median(b))
+        (*_between(_within(scores, a[-1], b[0]), _median(a), _median(b)), _median(a), _median(b))
         for a, b in zip(runs, runs[1:], strict=False)
     ]
     return Course(segments, None, jumps)
+
+
+def _split(scores: Scores, parts: list[np.ndarray]) -> tuple[float, float, int, int] | None:
+    """The edit of a film whose pieces say little on their own: both sides of it are sure, of different offsets."""
+    for place in range(1, len(parts)):
+        sides = [np.concatenate(parts[:place]), np.concatenate(parts[place:])]
+        left, right = (estimate(scores.only(rows)) for rows in sides)
+        apart = abs(left.offset_frames - right.offset_frames) > TOLERANCE
+        if apart and min(left.confidence, right.confidence) >= _SIDES:
+            before, after = left.offset_frames, right.offset_frames
+            return (*_between(scores, before, after), before, after)
+    return None
 
 
 def pieces(scores: Scores) -> list[np.ndarray]:
@@ -327,18 +342,22 @@ def _rate(scores: Scores, counting: list[Segment]) -> float | None:
     return best_rate
 
 
-def _between(scores: Scores, left: Segment, right: Segment, before: int, after: int) -> tuple[float, float]:
-    """Where between two segments the offset jumps, in seconds: a moment within a stretch, or all of a gap."""
-    inside = (scores.starts >= left.start_seconds * FPS) & (scores.starts < right.end_seconds * FPS)
-    part = scores.only(np.flatnonzero(inside))
-    table = np.nan_to_num(centred(part))
+def _between(scores: Scores, before: int, after: int) -> tuple[float, float]:
+    """Where the offset jumps, in seconds: a moment within a stretch, or all of a gap."""
+    table = np.nan_to_num(centred(scores))
     lead = table[:, scores.max_shift - before] - table[:, scores.max_shift - after]
     sums = np.concatenate([[0.0], np.cumsum(lead)])
     place = int(np.argmax(sums))  # the windows before it have the old offset, those after it the new one
-    moments = part.starts / FPS
+    moments = scores.starts / FPS
     if place == 0 or place == len(moments):
         return float(moments[0]), float(moments[-1])
     return float(moments[place - 1]), float(moments[place])
+
+
+def _within(scores: Scores, first: Segment, last: Segment) -> Scores:
+    """The windows from one segment to another."""
+    inside = (scores.starts >= first.start_seconds * FPS) & (scores.starts < last.end_seconds * FPS)
+    return scores.only(np.flatnonzero(inside))
 
 
 def _median(run: list[Segment]) -> int:

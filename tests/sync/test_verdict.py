@@ -61,6 +61,13 @@ def test_an_edit_between_samples_is_located_by_its_neighbours():
     assert start == pytest.approx(95 / 25) and end == pytest.approx(80)
 
 
+def test_an_edit_shows_where_single_pieces_say_little():
+    scores = made_up([0] * 90 + [9] * 90, lead=0.8, every=5, seed=1)
+    assert {s.offset_frames for s in course(scores).segments[6:] if s.confidence >= 0.999} == set()
+    ((start, end, before, after),) = course(scores).jumps
+    assert (before, after) == (0, 9) and start == pytest.approx(18, abs=3) and end == pytest.approx(18, abs=3)
+
+
 def test_one_piece_that_is_wrong_is_no_edit():
     scores = made_up([0] * 300 + [8] * 40 + [0] * 300, lead=1.2)
     assert result(scores).verdict == "in_sync"
