@@ -69,6 +69,8 @@ def measure(
     check_max_shift(max_shift)
     if standard is not None and standard not in STANDARDS:
         raise UserError(f"--standard: expected {', '.join(STANDARDS)}, got {standard}")
+    if force and not fix:
+        raise UserError("--force belongs to --fix")
     if fix and audio:
         raise UserError("--fix moves the video's own audio: omit --audio")
     if video.is_dir() and audio:
@@ -167,7 +169,8 @@ def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_off
                 continue
             _print(result, as_json, filter_max_offset, quiet=True)
             row = f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))
-            table.add_row(str(path.relative_to(folder)), result.summary, *row)
+            why = f": {result.warnings[-1]}" if result.verdict == "unknown" and result.warnings else ""
+            table.add_row(str(path.relative_to(folder)), result.summary + why, *row)
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
     console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed")

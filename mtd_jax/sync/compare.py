@@ -150,6 +150,10 @@ def _kind(stream: Stream, has_chapters: bool) -> str:
 
 
 def _label(stream: Stream) -> str:
-    audio = f"{stream.rate} Hz, {stream.layout.name}" if isinstance(stream, av.AudioStream) else ""
+    audio = (
+        f"{stream.rate} Hz, {stream.layout.name.replace('1 channels', 'mono')}"
+        if isinstance(stream, av.AudioStream)
+        else ""
+    )
     language = stream.metadata.get("language")
     return ", ".join(filter(None, (getattr(stream, "name", None), audio, language if language != "und" else "")))

@@ -11,7 +11,7 @@ from jaxtyping import Int16
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import FaceBox
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox
 from mtd_jax.faces.clips import FaceClip, crops, face_clips, no_face
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, FoundFaces, face_source, find_faces
@@ -75,7 +75,7 @@ def detect_offset(
     max_shift: int = MAX_SHIFT,
     thorough: bool = False,
     max_faces: int = MAX_FACES,
-    audio_track: str | None = None,
+    audio_track: str | int | None = None,
     audio: str | os.PathLike | None = None,
     find: FindSettings | None = None,
     progress: Progress | None = None,
@@ -104,7 +104,7 @@ def detect_offset(
         raise UserError(f"expected max_faces ≥ 1, got {max_faces}")
     check_arguments(model, path, faces)
     progress = progress or NoProgress()
-    video = open_video(path, audio_track)
+    video = open_video(path, None if audio_track is None else str(audio_track))
     film = _Film(
         scorer=model if isinstance(model, Scorer) else Scorer(model),
         video=video,
@@ -115,7 +115,8 @@ def detect_offset(
         every=1 if thorough else EVERY,
     )
     length = _declared_frames(video)
-    if thorough or length is None or length <= sample.WHOLE or not video.can_seek:
+    timed = isinstance(film.source, list) and film.source != WHOLE_FRAME  # boxes tell where to look
+    if thorough or timed or length is None or length <= sample.WHOLE or not video.can_seek:
         film.look_at_all(progress)
         if film.every > 1 and film.faces and not film.is_sure_at_all():
             film.look_closer(progress)
@@ -162,6 +163,8 @@ class _Film:
     faces: list[_Face] = dataclasses.field(default_factory=list)
     found: list[FoundFaces] = dataclasses.field(default_factory=list)
     short: list[str] = dataclasses.field(default_factory=list)
+    looked: int = 0
+    missing: list[float] = dataclasses.field(default_factory=list)
 
     def look_at_all(self, progress: Progress) -> None:
         progress.stage("looking for faces", self.video.duration_seconds)
@@ -192,8 +195,12 @@ class _Film:
         looked: list[tuple[int, int]] = []
 
         def look(start: int, end: int) -> None:
-            self._look_at(self.video.part(start, end))
+            part = self.video.part(start, end)
+            self._look_at(part)
             looked.append((start, end))
+            self.looked += part.end - part.first
+            if part.end < min(end, length - FPS):
+                self.missing.append((part.end if part.held else start) / FPS)
             progress.update(len(looked))
 
         for count, (start, end) in enumerate(sample.stretches(length), start=1):
@@ -205,7 +212,7 @@ class _Film:
             if gap is None:
                 break
             look(*gap)
-        return min(sum(end - start for start, end in looked) / length, 1.0)
+        return min(self.looked / length, 1.0)
 
     def _look_at(self, part: VideoPart) -> None:
         if not part.held:
@@ -321,9 +328,14 @@ class _Film:
         if course.is_constant and whole.confidence >= CONFIDENT:
             fine = fine_offset(self.scorer, self._voices(scores, whole), whole.offset_frames)
         warnings = [*self.video.warnings, *_face_warnings(self.found, share), *self.short]
+        if self.missing:
+            declared = self.video.duration_seconds or 0.0
+            warnings.append(
+                f"video: ends at {min(self.missing):.0f} s or before, not at the declared {declared:.0f} s"
+            )
         wide = None
         if course.is_constant and whole.confidence < CONFIDENT and self.max_shift < _WIDE:
-            wide = self._wider(faces[speaker])
+            wide = self._wider(max(faces, key=lambda face: len(face.scores.starts)))
         warnings += doubts(
             whole,
             course,
@@ -331,6 +343,7 @@ class _Film:
             wide,
             motions=[_motion(face.clip) for face in faces],
             audio=self.audio,
+            video_seconds=faces[-1].clip.end_seconds,
         )
         return Result(
             video=name,
@@ -375,16 +388,19 @@ class _Film:
     def _wider(self, face: _Face) -> int | None:
         """The offset that a search of ±3 s on a few windows of the face is sure of; None if there is none."""
         count = min(len(face.tokens), _WIDE_WINDOWS)
-        window, first = self.scorer.config.window_frames, face.scores.starts[0] - face.clip.track.start
+        window, margin = self.scorer.config.window_frames, lead(_WIDE)
+        # In the middle, where most of the audio around them is in the film.
+        start = int(face.scores.starts[0]) + EVERY * ((len(face.tokens) - count) // 2)
+        first = start - face.clip.track.start
         frames = face.clip.clip.frames[first : first + EVERY * (count - 1) + window]
-        start, margin = int(face.scores.starts[0]), lead(_WIDE)
         samples = self._samples(start - margin, margin + len(frames) + _WIDE)
         table = self.scorer.scan(frames, samples, max_shift=_WIDE, every=EVERY).scores
         starts = start + EVERY * np.arange(len(table))
         heard = starts[:, None] + np.arange(-_WIDE, _WIDE + 1)
         heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
-        found = estimate(Scores(starts, np.where(heard, table, np.nan), EVERY, max(window, MEMORY)))
-        return found.offset_frames if found.confidence >= CONFIDENT else None
+        scores = Scores(starts, np.where(heard, table, np.nan), EVERY, max(window, MEMORY))
+        found = estimate(scores, everywhere=False)
+        return found.offset_frames if found.confidence >= _SURE else None
 
     def why_nothing(self) -> str:
         """A message that says why there is nothing to measure."""

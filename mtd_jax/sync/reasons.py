@@ -6,7 +6,7 @@ import numpy as np
 
 from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from mtd_jax.sync.evidence import Estimate
-from mtd_jax.sync.verdict import CONFIDENT, Course, rate_words, words
+from mtd_jax.sync.verdict import CONFIDENT, Course, words
 
 _QUIET = 10 ** (-50 / 20)  # RMS of the loudest tenth, full scale = 1
 _STILL = 0.25  # mean change of the mouth region from frame to frame, in grey levels
@@ -21,6 +21,7 @@ def doubts(
     wide: int | None,
     motions: list[float],
     audio: np.ndarray,
+    video_seconds: float,
 ) -> list[str]:
     """Doubts about a verdict, one line each.
 
@@ -31,8 +32,11 @@ def doubts(
       wide: the offset in frames that a wider search is sure of, if there was one.
       motions: how much the mouth region of each face changes between frames, in grey levels of 255.
       audio: int16, of the film.
+      video_seconds: how long the video is.
     """
-    lines = []
+    lines, ends = [], len(audio) / SAMPLE_RATE
+    if ends < video_seconds - 1:
+        lines.append(f"the audio ends at {ends:.1f} s of {video_seconds:.1f} s")
     loudness = loudest_tenth(audio)
     if loudness == 0:
         lines.append("the audio is silent: there is nothing to compare the video with")
@@ -40,8 +44,6 @@ def doubts(
         lines.append(f"the audio is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
     if max(motions) < _STILL:
         lines.append(f"the mouth region hardly moves ({max(motions):.2f} grey levels per frame): a still image?")
-    if course.rate is not None:
-        lines.append(f"the offset moves steadily: {rate_words(course.rate)}; one shift cannot fix it")
     for start, end, before, after in course.jumps:
         place = f"at {start:.1f} s" if end - start < 1 else f"between {start:.1f} and {end:.1f} s"
         lines.append(f"an edit {place}: before it {words(before / FPS)}, after it {words(after / FPS)}")
@@ -56,20 +58,21 @@ def doubts(
         return lines
     if wide is not None and abs(wide) > max_shift:
         lines.append(
-            f"the range is too small: {words(wide / FPS)} fits, but only {max_shift} frames were compared; "
+            f"the range of {max_shift} frames is too small: {words(wide / FPS)}, as a search of ±3 s says; "
             f"use --max_shift={min(abs(wide) + 15, 125)}"
         )
     elif whole.compared < _FEW:
+        advice = "; a smaller --max_shift needs less" if max_shift > 5 else ""
         lines.append(
-            f"too short: {whole.windows / 5:.1f} s of face, of which {whole.compared / 5:.1f} s show offsets of "
-            f"{max_shift} frames; a smaller --max_shift needs less"
+            f"too little to compare: only {whole.compared / 5:.1f} s of face tell offsets of {max_shift} frames"
+            + advice
         )
     elif not lines and pauses(audio) < _PAUSES:
         lines.append("the audio has no pauses: music, or speech under music or noise?")
     elif not lines:
         lines.append(
-            f"the voice fits no face (confidence {whole.confidence:.2f}): another person's voice, or nobody in "
-            "the picture speaks"
+            f"the voice fits no face (confidence {whole.confidence:.2f}): another person's voice, nobody in the "
+            "picture speaks, or the offset is beyond ±3 s"
         )
     return lines
 

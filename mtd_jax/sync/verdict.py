@@ -17,6 +17,7 @@ from mtd_jax.sync.evidence import TOLERANCE, Estimate, Scores, centred, estimate
 
 CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the diagram this threshold comes from
 _BEYOND_DOUBT = 0.999  # of a piece alone: a film has hundreds of them
+_GUESS = 0.5  # below it there is not even a guess
 _SIDES = 0.99  # of both sides of an edit
 _PIECE = 3 * FPS
 _RATES = {  # of the audio's clock to the video's: what conversions between frame rates leave behind
@@ -173,9 +174,10 @@ class Result:
         if self.course.rate is not None:
             return "the offset drifts: " + rate_words(self.course.rate)
         if self.course.jumps:
-            return "the offset changes over time"
+            places = ", ".join(f"{(start + end) / 2:.0f} s" for start, end, *_ in self.course.jumps)
+            return f"the offset changes over time, at {places}"
         if self.verdict == "unknown":
-            return f"cannot tell (the best guess: {self.words})"
+            return "cannot tell" + (f" (the best guess: {self.words})" if self.confidence >= _GUESS else "")
         if self.verdict == "in_sync":
             return "audio and video are in sync" + (f" ({self.words})" if self.offset_frames else "")
         return self.words
@@ -207,6 +209,7 @@ class Result:
             "speaker": self.speaker,
             "audio_track": self.audio_track,
             "sampled": self.sampled,
+            "within": {name: self.meets(name) for name in STANDARDS},
             "warnings": self.warnings,
         }
 
@@ -248,7 +251,7 @@ def course_of(scores: Scores, speaker_at: Mapping[int, int], window_frames: int)
         for start, end, e in zip(starts, ends, estimates, strict=True)
     ]
     counting = _counting(segments)
-    rate = _rate(scores, [segments[i] for i in counting])
+    rate = _rate(scores, segments)
     if rate is not None:
         return Course(segments, rate, [])
     runs: list[list[Segment]] = []
@@ -304,15 +307,17 @@ def _counting(segments: list[Segment]) -> list[int]:
     return [i for i in sure if i in agreed or segments[i].confidence >= _BEYOND_DOUBT]
 
 
-def _rate(scores: Scores, counting: list[Segment]) -> float | None:
+def _rate(scores: Scores, segments: list[Segment]) -> float | None:
     """The rate at which the offset moves; None if a constant fits as well, or jumps fit better.
 
     Tried are the rates with names, and those that move the offset by up to max_shift frames within the film.
     """
-    offsets = {segment.offset_frames for segment in counting}
-    if len(scores.starts) < 2 or (offsets and max(offsets) - min(offsets) <= TOLERANCE):
+    sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
+    if len(sure) > 1 and max(sure) - min(sure) <= TOLERANCE:
         return None
-    if offsets and not any(min(offsets) < offset < max(offsets) for offset in offsets):
+    likely = [segment for segment in segments if segment.confidence >= _GUESS]
+    offsets = sorted({segment.offset_frames for segment in likely})
+    if len(offsets) < 3:
         return None  # a line fits any two offsets
     span = (int(scores.starts[-1]) - int(scores.starts[0])) / FPS
     steps = [move / span for move in range(-scores.max_shift, scores.max_shift + 1) if move] if span else []
@@ -335,9 +340,9 @@ def _rate(scores: Scores, counting: list[Segment]) -> float | None:
             off = [
                 segment.offset_frames
                 - (middle.offset_frames + step * (segment.start_seconds + segment.end_seconds) / 2)
-                for segment in counting
+                for segment in likely
             ]
-            if not off or np.mean(np.abs(off) <= TOLERANCE + 0.5) >= 0.9:
+            if np.mean(np.abs(off) <= TOLERANCE + 0.5) >= 0.8:
                 best, best_rate = t, step / FPS
     return best_rate
 

@@ -37,9 +37,13 @@ class Faults:
 
     def warnings(self) -> list[str]:
         """All faults, one line each."""
-        damage = [f"{self.kind}: {self.damaged} damaged packets were skipped"] if self.damaged else []
+        damage = []
+        if self.damaged:
+            packets = "1 damaged packet was" if self.damaged == 1 else f"{self.damaged} damaged packets were"
+            damage.append(f"{self.kind}: {packets} skipped")
         if self.concealed:
-            damage.append(f"{self.kind}: {self.concealed} frames are damaged, and the decoder filled the gaps")
+            frames = "1 frame is" if self.concealed == 1 else f"{self.concealed} frames are"
+            damage.append(f"{self.kind}: {frames} damaged, and the decoder filled the gaps")
         return damage + self.messages
 
 

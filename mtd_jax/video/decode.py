@@ -81,8 +81,11 @@ def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faul
     start, duration = declared_times(container)
     previous: TimedFrame | None = None
     first, steps = Fraction(0), 0
+    # AVI has no presentation times: what PyAV gives for one is the time of decoding, out of order with B-frames.
+    # FFmpeg takes the decoding time of the packet that completed the frame, and so do we.
+    counts = container.format.name == "avi"
     for frame in decoded(container, stream, faults):
-        time = seconds(frame.pts, frame.time_base)
+        time = seconds(frame.dts if counts else frame.pts, frame.time_base)
         if time is None:
             time = Fraction(0) if previous is None else previous.end
         if previous is not None:

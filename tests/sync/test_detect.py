@@ -141,7 +141,17 @@ def test_json_is_the_documented_object(model, tmp_path):
     written = json.loads(result.to_json())
     assert "\n" not in result.to_json()
     names = ["video", "fps", "model", "verdict", "offset_frames", "offset_seconds", "offset_error_seconds"]
-    names += ["confidence", "segments", "rate", "tracks", "speaker", "audio_track", "sampled", "warnings"]
+    names += [
+        "confidence",
+        "segments",
+        "rate",
+        "tracks",
+        "speaker",
+        "audio_track",
+        "sampled",
+        "within",
+        "warnings",
+    ]
     assert list(written) == names
     assert (written["video"], written["fps"], len(written["tracks"])) == (str(path), 25, 2)
     assert written["verdict"] in ("unknown", "in_sync", "out_of_sync") and 0 <= written["confidence"] <= 1

@@ -48,7 +48,7 @@ def test_an_edit_shows_and_where(every):
     assert (before, after) == (0, 6)
     assert start == pytest.approx(12, abs=0.5) and end == pytest.approx(12, abs=0.5)
     assert "changes" in found.summary
-    (line,) = doubts(estimate(scores), found.course, 15, None, [3.0], SOUND)
+    (line,) = doubts(estimate(scores), found.course, 15, None, [3.0], SOUND, 6.0)
     assert "an edit at 1" in line and "6 frames" in line
 
 
@@ -85,6 +85,14 @@ def test_a_clock_that_drifts_has_a_rate(rate):
     assert found.verdict == "drifting" and found.course.jumps == []
     assert found.course.rate == pytest.approx(rate, rel=0.15)
     assert "drifts" in found.summary and ("fast" if rate > 0 else "slow") in found.summary
+
+
+def test_a_fast_drift_whose_neighbouring_pieces_are_frames_apart():
+    """Each piece is sure of an offset of its own, none beyond doubt or as its neighbour is."""
+    frames = 5 * np.arange(100)
+    offsets = np.rint(5 - frames / 25).astype(int)
+    found = course(made_up(np.clip(offsets, -15, 15), every=5, lead=4.0))
+    assert found.rate == pytest.approx(-1 / 25, rel=0.1) and "25 to 24 frames" in rate_words(found.rate)
 
 
 def test_a_film_at_another_frame_rate_is_named():
@@ -126,15 +134,16 @@ CONSTANT = Course([], None, [])
         (UNSURE, None, 3.0, SOUND // 2000, "nearly silent"),
         (UNSURE, None, 0.1, SOUND, "hardly moves"),
         (UNSURE, None, 3.0, noise(8.0), "no pauses"),
-        (Estimate(3, 0.0, 0.0, -1.0, 4.0, 2.0), None, 3.0, SOUND, "too short"),
+        (Estimate(3, 0.0, 0.0, -1.0, 4.0, 2.0), None, 3.0, SOUND, "too little to compare"),
+        (Estimate(3, 1.0, 9.0, 2.0, 30.0, 28.0), None, 3.0, SOUND[:48_000], "the audio ends at 3.0 s of 6.0 s"),
         (Estimate(15, 1.0, 9.0, 2.0, 30.0, 28.0), None, 3.0, SOUND, "edge of the range"),
     ],
 )
 def test_doubts_name_their_reason(found, wide, motion, audio, said):
-    (line,) = doubts(found, CONSTANT, 15, wide, [motion], audio)
+    (line,) = doubts(found, CONSTANT, 15, wide, [motion], audio, 6.0)
     assert said in line
 
 
 def test_no_doubts_where_there_are_none():
-    assert doubts(Estimate(3, 1.0, 9.0, 2.0, 30.0, 28.0), CONSTANT, 15, None, [3.0], SOUND) == []
+    assert doubts(Estimate(3, 1.0, 9.0, 2.0, 30.0, 28.0), CONSTANT, 15, None, [3.0], SOUND, 6.0) == []
     assert pauses(SOUND) > 0.2 > pauses(noise(8.0))

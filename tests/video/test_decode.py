@@ -393,3 +393,21 @@ def test_the_choice_among_streams_is_told(tmp_path):
                     target.mux(again)
     assert open_video(once).warnings == []
     assert open_video(twice).warnings == ["2 audio streams; measuring number 1"]
+
+
+def test_no_frame_of_an_avi_with_b_frames_is_lost(tmp_path):
+    """AVI stores no presentation times. FFmpeg's own copy of it shows what is right."""
+    import subprocess
+
+    from mtd_jax.sync.ffmpeg import find_ffmpeg
+
+    source = mux(tmp_path / "a.mp4", numbered(100), np.arange(100) / 25, noise(4.0))
+    ffmpeg = [find_ffmpeg(), "-v", "error", "-y", "-i"]
+    encode = ["-c:v", "libx264", "-bf", "3", "-crf", "10", "-c:a", "pcm_s16le"]
+    subprocess.run([*ffmpeg, str(source), *encode, str(tmp_path / "b.avi")], check=True)
+    subprocess.run([*ffmpeg, str(tmp_path / "b.avi"), *encode, str(tmp_path / "c.mkv")], check=True)
+    (ours, our_sound), (theirs, their_sound) = read(tmp_path / "b.avi"), read(tmp_path / "c.mkv")
+    ours, theirs = [number_of(frame) for frame in ours], [number_of(frame) for frame in theirs]
+    assert len(set(ours)) >= 98
+    shift = round(25 * lag_seconds(our_sound, their_sound))  # the first frame is frame 0 in both
+    assert abs(shift) <= 1 and ours[10:80] == theirs[10 - shift : 80 - shift]
