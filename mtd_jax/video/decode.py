@@ -9,6 +9,7 @@ preserved.
 
 import contextlib
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -201,7 +202,11 @@ class VideoFile:
 
         Earlier frames are not decoded, where the container can seek.
         """
-        return VideoPart(self, list(self._grid(None, first, end)))
+        held = list(self._grid(None, first, end))
+        # A container and its streams refer to each other, and its decoder keeps 300 MB of frames at 1080p: left to
+        # Python, several parts' decoders would be alive at once.
+        gc.collect()
+        return VideoPart(self, held)
 
     def _converted(self, frames: Iterable[tuple[int, TimedFrame]]) -> Iterator[tuple[int, np.ndarray]]:
         shown: TimedFrame | None = None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtd_jax.data.clip import FPS
+from mtd_jax.faces.boxes import FaceBox
 from mtd_jax.scoring import Scan, Scorer
 from mtd_jax.sync import sample
 from mtd_jax.sync.detect import detect_offset
@@ -107,6 +108,22 @@ def test_an_edit_is_located_to_two_seconds(long_film):
 def test_all_of_a_film_is_looked_at_if_asked(long_film):
     scorer, found = measure(long_film, lambda loudness: 2, thorough=True)
     assert found.sampled == 1 and scorer.frames >= MINUTES * 60 * FPS - 10
+
+
+def test_boxes_tell_where_to_look(long_film):
+    face = FaceBox((0, 0, 64, 32), 100.0, 106.0)
+    found = detect_offset(FakeScorer(lambda loudness: 4), long_film, faces=[face])
+    assert (found.offset_frames, found.sampled) == (4, 1.0)
+    assert [(track.start_seconds, track.end_seconds) for track in found.tracks] == [(100.0, 106.0)]
+
+
+def test_a_truncated_film_says_where_it_ends(long_film, tmp_path):
+    data = long_film.read_bytes()
+    (tmp_path / "half.mkv").write_bytes(data[: len(data) // 2])
+    whole, half = (measure(path, lambda loudness: 7)[1] for path in (long_film, tmp_path / "half.mkv"))
+    assert half.offset_frames == 7 and half.sampled < 0.8 * whole.sampled
+    assert not any("ends at" in line for line in whole.warnings)
+    assert any("ends at" in line and "240 s" in line for line in half.warnings)
 
 
 @pytest.mark.parametrize("suffix, codec, sound", [("mp4", "libx264", "aac"), ("mkv", "libx264", "aac"),
