@@ -336,6 +336,7 @@ class _Film:
         wide = None
         if course.is_constant and whole.confidence < CONFIDENT and self.max_shift < _WIDE:
             wide = self._wider(max(faces, key=lambda face: len(face.scores.starts)))
+        seconds = fine.seconds if fine else (whole.offset_frames if wide is None else wide) / FPS
         warnings += doubts(
             whole,
             course,
@@ -347,8 +348,8 @@ class _Film:
         )
         return Result(
             video=name,
-            offset_frames=round(fine.seconds * FPS) if fine else whole.offset_frames,
-            offset_seconds=fine.seconds if fine else whole.offset_frames / FPS,
+            offset_frames=round(seconds * FPS),
+            offset_seconds=seconds,
             offset_error_seconds=fine.error_seconds if fine else None,
             confidence=whole.confidence,
             course=course,
@@ -430,7 +431,7 @@ def _motion(clip: FaceClip) -> float:
 
 def _face_warnings(found: list[FoundFaces], share: float) -> list[str]:
     """The parts of the video that were not measured."""
-    gaps = [gap for part in found for gap in part.faceless]
+    gaps = [gap for part in found for gap in part.faceless if gap[1] - gap[0] >= EVERY]
     lines = [f"no face at {start / FPS:.1f}–{end / FPS:.1f} s" for start, end in gaps]
     if len(lines) > 3:
         seen = sum(part.num_frames for part in found)
