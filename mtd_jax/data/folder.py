@@ -111,7 +111,11 @@ def index_files(files: Iterable[str], audio: str | os.PathLike, min_frames: int)
     Returns:
       (number of the first JPEG, JPEGs, samples), or the reason why it cannot be used.
     """
+    files = list(files)
     numbers = [int(match[1]) for name in files if (match := _FRAME_FILE.fullmatch(name))]
+    others = sorted(name for name in files if name.lower().endswith((".jpg", ".jpeg", ".png")))
+    if not numbers and others:
+        return f"with images named like {others[0]}, not 0.jpg, 1.jpg, …"
     first = min(numbers, default=0)
     if len(numbers) != max(numbers, default=-1) + 1 - first:
         return GAP

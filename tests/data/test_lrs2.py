@@ -210,3 +210,13 @@ def test_folders_on_an_object_store_are_refused_with_advice(data_format):
         open_source(data_format, "gs://bucket/clips", "train", min_frames=6)
     with pytest.raises(UserError, match="local disks only"):
         list_names(data_format, "gs://bucket/clips")
+
+
+@pytest.mark.parametrize("name", ["{:05d}.jpg", "{}.png", "{}.JPG", "frame{}.jpeg"])
+def test_images_of_other_names_are_named(tmp_path, name):
+    write_clip(tmp_path, "s/a")
+    for number in range(30):
+        (tmp_path / f"s/a/{number}.jpg").rename(tmp_path / "s/a" / name.format(number))
+    write_list(tmp_path, "s/a")
+    with pytest.raises(UserError, match=rf"1 with images named like {name.format(0)}, not 0\.jpg"):
+        Lrs2Source(tmp_path, "train", min_frames=6)

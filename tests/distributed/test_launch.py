@@ -1,6 +1,9 @@
 """Several processes against one: the same losses and tables, each other's checkpoints, and every way to end."""
 
+import contextlib
+import itertools
 import json
+import os
 import pathlib
 import re
 import signal
@@ -25,10 +28,20 @@ ROOT = pathlib.Path(__file__).parents[2]
 LIMIT = 600  # seconds for anything that could hang
 
 
+# Below those that the system gives to outgoing connections, and elsewhere in every test process: a port that was
+# free a moment ago, given by the system, may be anybody's when the coordinator opens it.
+ports = itertools.count(20_000 + 61 * (os.getpid() % 200))
+
+
+def free_port():
+    for port in ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 def start(commands, devices=1, **variables):
     """Starts a process per command, each with its place among them: as flags for main.py, else as arguments."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    coordinator = f"127.0.0.1:{free_port()}"
     env = quick_environment() | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | variables
     env["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
     env.pop("PYTHONUNBUFFERED", None)  # a user's log file shows progress without it
