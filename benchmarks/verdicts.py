@@ -31,7 +31,7 @@ from mtd_jax.storage import check_writable
 from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.evidence import TOLERANCE
 from mtd_jax.sync.verdict import CONFIDENT, Result
-from mtd_jax.synthetic.clips import portrait, record
+from mtd_jax.synthetic.clips import portrait, record, shift_audio
 from mtd_jax.video.write import delay, write_mp4
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
@@ -163,11 +163,6 @@ def talk(rng: np.random.Generator, seconds: float = SECONDS) -> tuple[np.ndarray
     return portrait(recording)[0], recording.waveform
 
 
-def shift(sound: np.ndarray, offset: int) -> np.ndarray:
-    """The sound early by so many frames, in the same length."""
-    return delay(sound, -SAMPLES_PER_FRAME * offset)
-
-
 def any_offset(rng: np.random.Generator, low: int = 2, high: int = 12) -> int:
     return int(rng.choice([-1, 1]) * rng.integers(low, high + 1))
 
@@ -178,7 +173,7 @@ def in_sync(rng: np.random.Generator) -> Film:
 
 def shifted(rng: np.random.Generator, seconds: float = SECONDS) -> Film:
     (frames, sound), offset = talk(rng, seconds), any_offset(rng)
-    return Film(frames, shift(sound, offset), offset)
+    return Film(frames, shift_audio(sound, offset), offset)
 
 
 def between_frames(rng: np.random.Generator) -> Film:
@@ -210,24 +205,28 @@ def music_under_speech(rng: np.random.Generator) -> Film:
 
 def beyond_the_range(rng: np.random.Generator) -> Film:
     (frames, sound), offset = talk(rng), any_offset(rng, 20, 40)
-    return Film(frames, shift(sound, offset), None)
+    return Film(frames, shift_audio(sound, offset), None)
 
 
 def edited(rng: np.random.Generator) -> Film:
     """The offset jumps in the middle of 14 s."""
     frames, sound = talk(rng, 14.0)
     before, after, middle = 0, any_offset(rng, 4, 12), len(sound) // 2
-    return Film(frames, np.concatenate([shift(sound, before)[:middle], shift(sound, after)[middle:]]), "changes")
+    return Film(
+        frames,
+        np.concatenate([shift_audio(sound, before)[:middle], shift_audio(sound, after)[middle:]]),
+        "changes",
+    )
 
 
 def long_film(rng: np.random.Generator, changes: bool = False) -> Film:
     """Two minutes: a talk of 20 s, six times. With `changes` the offset jumps somewhere between 40 and 80 s."""
     (frames, sound), offset = talk(rng, 20.0), any_offset(rng)
     sound = np.tile(sound, 6)
-    moved = shift(sound, offset)
+    moved = shift_audio(sound, offset)
     if changes:
         place = SAMPLES_PER_FRAME * int(rng.integers(1000, 2000))
-        moved = np.concatenate([shift(sound, -offset)[:place], moved[place:]])
+        moved = np.concatenate([shift_audio(sound, -offset)[:place], moved[place:]])
     return Film(np.tile(frames, (6, 1, 1, 1)), moved, "changes" if changes else offset)
 
 
@@ -255,7 +254,7 @@ def cut(shot_seconds: float, speakers: int):
             part = slice(SAMPLES_PER_FRAME * start, SAMPLES_PER_FRAME * (start + length))
             sound[part] = of[1][part]
         offset = any_offset(rng, 2, 15)
-        return Film(frames, shift(sound, offset), offset)
+        return Film(frames, shift_audio(sound, offset), offset)
 
     return make
 

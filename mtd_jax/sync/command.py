@@ -88,7 +88,7 @@ def measure(
     scorer = Scorer(load_model(checkpoint))
     source = face_source(faces)
 
-    def find(path, progress: Progress | None = None) -> Result:
+    def find(path, progress: Progress | None = None, track: str | None = audio_track) -> Result:
         found = detect_offset(
             scorer,
             path,
@@ -96,7 +96,7 @@ def measure(
             max_shift=max_shift,
             thorough=thorough,
             max_faces=max_faces,
-            audio_track=audio_track,
+            audio_track=track,
             audio=audio,
             progress=progress,
         )
@@ -194,19 +194,20 @@ def _print(
         print(text(result, standard))
 
 
-def _fix(result: Result, output: str, force: bool, measure_again: Callable[[], Result]) -> None:
+def _fix(result: Result, output: str, force: bool, measure_again: Callable[..., Result]) -> None:
     """Writes the copy and measures it; refuses to write a guess, unless it is forced."""
     if not force and result.verdict == "unknown":
         raise UserError(
             f"{output} was not written: the offset is a guess, see the notes; --force writes it all the same"
         )
     if result.course.is_constant:
+        after = measure_again
         notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
         notes += shift_audio(result.video, output, result.offset_seconds)
     else:
+        after = functools.partial(measure_again, track=None)  # of its audio only the repaired track is left
         notes = repair_audio(result.video, output, result.course, result.offset_frames / FPS, result.audio_track)
-    after = measure_again()
-    lines = "; ".join([*notes, f"measured again: {after.summary}"])
+    lines = "; ".join([*notes, f"measured again: {after().summary}"])
     print(f"{os.fspath(output)}: {lines}", file=sys.stderr)
 
 

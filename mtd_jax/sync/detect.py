@@ -168,7 +168,10 @@ class _Film:
 
     def look_at_all(self, progress: Progress) -> None:
         progress.stage("looking for faces", self.video.duration_seconds)
-        told = lambda done, _: progress.update(done)  # noqa: E731
+
+        def told(done: float, total: float | None) -> None:
+            progress.update(done)
+
         clips, found = face_clips(self.video, self.source, self.find, told, self.audio)
         self.found.append(found)
         progress.stage("scoring", sum(len(clip.clip.frames) for clip in clips))
@@ -182,7 +185,7 @@ class _Film:
 
     def look_closer(self, progress: Progress) -> None:
         """Scores every window of the faces that were found."""
-        clips, self.every, self.faces, self.short = [face.clip for face in self.faces], 1, [], []
+        clips, self.every, self.faces = [face.clip for face in self.faces], 1, []
         progress.stage("scoring every window", sum(len(clip.clip.frames) for clip in clips))
         self._score_all(clips, progress)
 
@@ -231,25 +234,29 @@ class _Film:
             place = f"the face at {clip.start_seconds:.1f}–{clip.end_seconds:.1f} s"
             self.short.append(f"{place} was skipped: {len(frames)} frames are too few")
             return
-        rows, tokens, chunk = [], [], _CHUNK // self.every
+        scans, chunk = [], _CHUNK // self.every
         for row in range(0, count, chunk):
             end = min(row + chunk, count)
-            here = start + self.every * row
             part = frames[first + self.every * row : first + self.every * (end - 1) + window]
-            margin = lead(self.max_shift)
-            samples = self._samples(here - margin, margin + len(part) + self.max_shift)
-            scan = self.scorer.scan(part, samples, max_shift=self.max_shift, every=self.every)
-            rows.append(scan.scores)
-            tokens.append(scan.video)
+            scans.append(self._scan(part, start + self.every * row, self.max_shift, self.every))
             if scored is not None:
                 scored(first + self.every * end)
-        starts = start + self.every * np.arange(count)
-        heard = starts[:, None] + np.arange(-self.max_shift, self.max_shift + 1)
-        heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
-        table = np.where(heard, np.concatenate(rows), np.float32(np.nan))
-        scores = Scores(starts, table, self.every, max(window, MEMORY))
+        scores, tokens = zip(*scans, strict=True)
+        table = np.concatenate([part.table for part in scores])
+        whole = dataclasses.replace(scores[0], starts=start + self.every * np.arange(count), table=table)
         keep = slice(None, None, max(EVERY // self.every, 1))
-        self.faces.append(_Face(clip, scores, np.concatenate(tokens)[keep]))
+        self.faces.append(_Face(clip, whole, np.concatenate(tokens)[keep]))
+
+    def _scan(self, frames: np.ndarray, start: int, max_shift: int, every: int) -> tuple[Scores, np.ndarray]:
+        """Scores frames from `start` of the film on, a multiple of 5; and the tokens of their windows."""
+        window, margin = self.scorer.config.window_frames, lead(max_shift)
+        samples = self._samples(start - margin, margin + len(frames) + max_shift)
+        scan = self.scorer.scan(frames, samples, max_shift=max_shift, every=every)
+        starts = start + every * np.arange(len(scan.scores))
+        heard = starts[:, None] + np.arange(-max_shift, max_shift + 1)
+        heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
+        table = np.where(heard, scan.scores, np.float32(np.nan))
+        return Scores(starts, table, every, max(window, MEMORY)), scan.video
 
     def _samples(self, first: int, frames: int) -> np.ndarray:
         """Audio of these frames of the film, and N_FFT / 2 samples on both sides, mirrored at its ends."""
@@ -344,7 +351,7 @@ class _Film:
             wide,
             motions=[_motion(face.clip) for face in faces],
             audio=self.audio,
-            video_seconds=faces[-1].clip.end_seconds,
+            video_seconds=max(face.clip.end_seconds for face in faces),
         )
         return Result(
             video=name,
@@ -389,17 +396,12 @@ class _Film:
     def _wider(self, face: _Face) -> int | None:
         """The offset that a search of ±3 s on a few windows of the face is sure of; None if there is none."""
         count = min(len(face.tokens), _WIDE_WINDOWS)
-        window, margin = self.scorer.config.window_frames, lead(_WIDE)
+        window = self.scorer.config.window_frames
         # In the middle, where most of the audio around them is in the film.
         start = int(face.scores.starts[0]) + EVERY * ((len(face.tokens) - count) // 2)
         first = start - face.clip.track.start
         frames = face.clip.clip.frames[first : first + EVERY * (count - 1) + window]
-        samples = self._samples(start - margin, margin + len(frames) + _WIDE)
-        table = self.scorer.scan(frames, samples, max_shift=_WIDE, every=EVERY).scores
-        starts = start + EVERY * np.arange(len(table))
-        heard = starts[:, None] + np.arange(-_WIDE, _WIDE + 1)
-        heard = (heard >= 0) & ((heard + window) * SAMPLES_PER_FRAME <= len(self.audio))
-        scores = Scores(starts, np.where(heard, table, np.nan), EVERY, max(window, MEMORY))
+        scores, _ = self._scan(frames, start, _WIDE, EVERY)
         found = estimate(scores, everywhere=False)
         return found.offset_frames if found.confidence >= _SURE else None
 

@@ -46,6 +46,11 @@ class Scores:
     def max_shift(self) -> int:
         return self.table.shape[1] // 2
 
+    @property
+    def share(self) -> float:
+        """Of the windows, those that are independent of each other."""
+        return min(self.every / self.memory, 1.0)
+
     def only(self, chosen: Int[np.ndarray, " chosen"]) -> "Scores":
         """The windows with these indices."""
         return dataclasses.replace(self, starts=self.starts[chosen], table=self.table[chosen])
@@ -115,7 +120,7 @@ def estimate(scores: Scores, everywhere: bool = True) -> Estimate:
     table = scores.table
     if not len(table):
         return Estimate(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    share = min(scores.every / scores.memory, 1.0)
+    share = scores.share
     counts = np.isfinite(table).sum(axis=0) * share
     leading = centred(scores)
     means = np.where(counts >= min(_FEWEST, counts.max()), _mean(leading, axis=0), -np.inf)

@@ -7,8 +7,8 @@ import numpy as np
 from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from mtd_jax.sync.evidence import Estimate
 from mtd_jax.sync.verdict import CONFIDENT, Course, words
+from mtd_jax.video.audio import QUIET
 
-_QUIET = 10 ** (-50 / 20)  # RMS of the loudest tenth, full scale = 1
 _STILL = 0.25  # mean change of the mouth region from frame to frame, in grey levels
 _FEW = 10  # independent windows: 2 s
 _PAUSES = 0.12  # share of frames much quieter than the second around them: speech pauses, music hardly does
@@ -40,7 +40,7 @@ def doubts(
     loudness = loudest_tenth(audio)
     if loudness == 0:
         lines.append("the audio is silent: there is nothing to compare the video with")
-    elif loudness < _QUIET:
+    elif loudness < QUIET / 32768:
         lines.append(f"the audio is nearly silent ({20 * math.log10(loudness):.0f} dBFS at its loudest)")
     if max(motions) < _STILL:
         lines.append(f"the mouth region hardly moves ({max(motions):.2f} grey levels per frame): a still image?")

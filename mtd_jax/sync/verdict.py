@@ -64,7 +64,7 @@ class Course:
     """How the offset changes over the film.
 
     Attributes:
-      segments: the film in pieces, or with what neighbours agree on joined.
+      segments: the film in pieces of about 3 s.
       rate: by how much the audio's clock is fast, as a share; None unless the offset follows a line.
       jumps: (from second, to second, frames before, frames after) of each edit.
     """
@@ -316,8 +316,7 @@ def _rate(scores: Scores, segments: list[Segment]) -> float | None:
     if len(sure) > 1 and max(sure) - min(sure) <= TOLERANCE:
         return None
     likely = [segment for segment in segments if segment.confidence >= _GUESS]
-    offsets = sorted({segment.offset_frames for segment in likely})
-    if len(offsets) < 3:
+    if len({segment.offset_frames for segment in likely}) < 3:
         return None  # a line fits any two offsets
     span = (int(scores.starts[-1]) - int(scores.starts[0])) / FPS
     steps = [move / span for move in range(-scores.max_shift, scores.max_shift + 1) if move] if span else []
@@ -334,8 +333,7 @@ def _rate(scores: Scores, segments: list[Segment]) -> float | None:
         lead = (line - fixed)[both]
         if middle.confidence < CONFIDENT or len(lead) < 10 or not lead.std():
             continue
-        share = min(scores.every / scores.memory, 1.0)
-        t = lead.mean() / (lead.std() / np.sqrt(len(lead) * share))
+        t = lead.mean() / (lead.std() / np.sqrt(len(lead) * scores.share))
         if t > best:
             off = [
                 segment.offset_frames

@@ -230,6 +230,20 @@ def test_a_guess_is_not_written_unless_forced(checkpoint, tmp_path, monkeypatch)
     assert module.measure(checkpoint, tmp_path / "a.mp4", force=True, **fix) == 0 and len(written) == 1
 
 
+def test_a_repaired_copy_is_measured_by_its_only_track(checkpoint, tmp_path, monkeypatch):
+    tracks, scores = [], made_up([0] * 150 + [6] * 150)
+
+    def detect(model, path, audio_track, **_):
+        tracks.append(audio_track)
+        return found(str(path), scores)
+
+    monkeypatch.setattr(module, "detect_offset", detect)
+    monkeypatch.setattr(module, "repair_audio", lambda *arguments: ["done"])
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert module.measure(checkpoint, tmp_path / "a.mp4", audio_track="2", fix=str(tmp_path / "b.mp4")) == 0
+    assert tracks == ["2", None]
+
+
 def test_the_page_escapes_what_it_shows():
     written = page(found("films/<script>alert(1).mp4", made_up([0] * 100)))
     assert "<script>" not in written and "&lt;script&gt;" in written
