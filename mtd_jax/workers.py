@@ -1,5 +1,6 @@
 """Runs jobs in worker processes, with a progress bar; survives jobs that crash their worker."""
 
+import collections
 import concurrent.futures.process
 import contextlib
 import multiprocessing
@@ -14,6 +15,7 @@ import rich.progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def usable_cores() -> int:
@@ -36,6 +38,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """Yields the items of an iterator, which are never None; a thread prepares the next `count` meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(1, "ahead") as thread:
+        waiting = collections.deque(thread.submit(next, items, None) for _ in range(count))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, items, None))
+            yield item
 
 
 class Crashed(Exception):

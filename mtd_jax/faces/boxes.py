@@ -59,25 +59,36 @@ def read_boxes(path: str | os.PathLike) -> list[FaceBox]:
     return [_entry(entry, f"{path}, entry {number}") for number, entry in enumerate(content, start=1)]
 
 
-def tracks_of_boxes(boxes: list[FaceBox], num_frames: int, height: int, width: int) -> list[FaceTrack]:
-    """Tracks of a video's own length and size; boxes are clipped at the frame's edges.
+def inside(face: FaceBox, height: int, width: int) -> np.ndarray:
+    """The box clipped at the frame's edges, float32 (4,).
 
     Raises:
-      UserError: a box outside the frame, or times outside the video.
+      UserError: it is outside the frame.
     """
-    tracks = []
-    for face in boxes:
-        x0, y0, x1, y1 = face.box or (0, 0, width, height)
-        cut = np.array([max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)], np.float32)
-        if cut[2] - cut[0] < 2 or cut[3] - cut[1] < 2:
-            raise UserError(f"face box {_shown(face.box)} is outside the {width}×{height} frame")
-        start, end = round(face.start_seconds * FPS), round(min(face.end_seconds * FPS, num_frames))
-        if start >= end:
-            until = "its end" if face.end_seconds == math.inf else f"{face.end_seconds:g} s"
-            span = f"from {face.start_seconds:g} s to {until}"
-            raise UserError(f"the face box {span} is outside the video of {num_frames / FPS:.2f} s")
-        tracks.append(FaceTrack(start, np.tile(cut, (end - start, 1))))
-    return tracks
+    x0, y0, x1, y1 = face.box or (0, 0, width, height)
+    cut = np.array([max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)], np.float32)
+    if cut[2] - cut[0] < 2 or cut[3] - cut[1] < 2:
+        raise UserError(f"face box {_shown(face.box)} is outside the {width}×{height} frame")
+    return cut
+
+
+def covers(face: FaceBox, frame: int) -> bool:
+    """Whether the face is there in this frame."""
+    return round(face.start_seconds * FPS) <= frame < round(min(face.end_seconds * FPS, frame + 1))
+
+
+def track_of_box(face: FaceBox, box: np.ndarray, first: int, end: int) -> FaceTrack:
+    """The track of a face in frames first … end − 1, which are all that were looked at.
+
+    Raises:
+      UserError: it is in none of them.
+    """
+    start, stop = max(round(face.start_seconds * FPS), first), round(min(face.end_seconds * FPS, end))
+    if start >= stop:
+        until = "its end" if face.end_seconds == math.inf else f"{face.end_seconds:g} s"
+        span = f"from {face.start_seconds:g} s to {until}"
+        raise UserError(f"the face box {span} is outside the video of {end / FPS:.2f} s")
+    return FaceTrack(start, np.tile(box, (stop - start, 1)))
 
 
 def _is_box(value) -> bool:

@@ -1,26 +1,25 @@
-"""Second pass over a video: crops the face of each track and cuts out the matching audio.
-
-One pass finds the faces and another crops them, so that memory holds only a few full-size frames at a time and no
-dropped track is cropped. Decoding twice is cheap compared with face detection and scoring.
-"""
+"""From a video to a clip per face: the crops of each track, and the audio that goes with them."""
 
 import dataclasses
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME, Clip
 from mtd_jax.data.folder import lower_face
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import FaceBox
+from mtd_jax.faces.boxes import FaceBox, covers
 from mtd_jax.faces.crop import crop_face
 from mtd_jax.faces.detect import FaceDetector
-from mtd_jax.faces.search import FindSettings, FoundFaces, find_faces
-from mtd_jax.faces.tracks import FaceTrack
-from mtd_jax.video.decode import Progress, VideoFile, VideoPart
+from mtd_jax.faces.search import FindSettings, Follower, FoundFaces, found_boxes, sides_of
+from mtd_jax.faces.tracks import FaceTrack, OpenTrack
+from mtd_jax.video.decode import Picture, Progress, VideoFile
+from mtd_jax.workers import ahead
+
+_AHEAD = 8  # pictures that are decoded while others are searched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class FaceClip:
     Attributes:
       track: where the face is in the video.
       clip: its lower face halves and its audio, which covers the same frames, or fewer if the file's audio ends.
-      thumbnail: uint8 (96, 96, 3) RGB, the whole face in the middle of the track.
+      thumbnail: uint8 (96, 96, 3) RGB, a whole face of the second half of the track.
     """
 
     track: FaceTrack
@@ -54,65 +53,128 @@ def face_clips(
     settings: FindSettings | None = None,
     progress: Progress | None = None,
     audio: np.ndarray | None = None,
+    first: int = 0,
+    end: int | None = None,
 ) -> tuple[list[FaceClip], FoundFaces]:
-    """Turns a video file into one clip per face track, in under 2 GB of memory even for hours of video.
+    """Turns a video, or a part of it, into one clip per face track: one pass, a few frames in memory at a time.
 
     Args:
       video: an open video; its `warnings` are complete afterwards.
       source: a face detector, or the user's boxes.
       settings: how to search; None = the defaults.
-      progress: called as the work proceeds; each of the two passes counts as half of the duration.
+      progress: called as the work proceeds.
       audio: of the whole video; None = decode it.
+      first, end: frames first … end − 1; None = to the end of the video.
 
     Returns:
-      A clip per track, and everything that was found.
+      A clip per track, and everything that was found; perhaps nothing.
 
     Raises:
-      UserError: no face was found for long enough; otherwise as `find_faces` and `VideoFile.waveform`.
+      UserError: as `find_faces` and `VideoFile.waveform`.
     """
-    found = find_faces(video, source, settings, _half(progress, 0))
-    if not found.tracks:
-        raise UserError("; ".join([f"{video.path}: {no_face([found])}", *video.warnings]))
-    return crops(video, found, video.waveform() if audio is None else audio, _half(progress, 1)), found
-
-
-def crops(
-    video: VideoFile | VideoPart, found: FoundFaces, audio: np.ndarray, progress: Progress | None = None
-) -> list[FaceClip]:
-    """A clip per face track that was found in this video, or in this part of it.
-
-    Args:
-      audio: of the whole video.
-    """
-    spool = FaceSpool()
-    places: list[list[int]] = [[] for _ in found.tracks]
-    thumbnails = [np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8) for _ in found.tracks]
-    for number, frame, face in crop_tracks(video, found.tracks, progress):
-        places[number].append(spool.append(lower_face(face)))
-        if frame <= (found.tracks[number].start + found.tracks[number].end) // 2:
-            thumbnails[number] = face
+    pictures, spool = ahead(video.pictures(progress, first, end), _AHEAD), FaceSpool()
+    if isinstance(source, list):
+        reels, found = _film_boxes(video, source, pictures, first, spool)
+    else:
+        reels, found = _film_faces(source, settings or FindSettings(), pictures, spool)
+    audio = video.waveform() if audio is None else audio
     clips = []
-    for number, track in enumerate(found.tracks):
+    for number, (track, reel) in enumerate(zip(found.tracks, reels, strict=True)):
         clip = Clip(
             name=f"{video.path.stem}/{number}",
-            frames=FaceView(spool, np.array(places[number], np.int64)),
+            frames=FaceView(spool, np.array(reel.places, np.int64)),
             waveform=audio_of(track, audio),
         )
-        clips.append(FaceClip(track, clip, thumbnails[number]))
-    return clips
+        clips.append(FaceClip(track, clip, reel.thumbnail))
+    return clips, found
+
+
+def _film_boxes(
+    video: VideoFile,
+    boxes: list[FaceBox],
+    pictures: Iterable[tuple[int, Picture]],
+    first: int,
+    spool: "FaceSpool",
+) -> tuple[list["_Reel"], FoundFaces]:
+    """The crops of the user's boxes."""
+    sides = sides_of(video, boxes)
+    reels, k = [_Reel(spool, 1) for _ in boxes], first - 1
+    for k, picture in pictures:
+        there = [number for number, face in enumerate(boxes) if covers(face, k)]
+        for number, face in zip(there, _crop(picture, [sides[number] for number in there]), strict=True):
+            reels[number].add(face)
+    if k < first:
+        return [], FoundFaces([], [], [], first, first)
+    return reels, found_boxes(video, boxes, first, k + 1)
+
+
+def _film_faces(
+    detector: FaceDetector, settings: FindSettings, pictures: Iterable[tuple[int, Picture]], spool: "FaceSpool"
+) -> tuple[list["_Reel"], FoundFaces]:
+    """Finds faces, and crops them as soon as it is known where they are."""
+    follower, reels = Follower(detector, settings), dict[OpenTrack, _Reel]()
+    for known in follower.follow(pictures):
+        wanted: dict[int, list[tuple[_Reel, np.ndarray]]] = {}
+        for track in follower.faces.open:
+            reel = reels.setdefault(track, _Reel(spool, settings.link.min_frames))
+            begin = track.first + len(reel)
+            for frame, box in enumerate(track.boxes(begin), start=begin):
+                wanted.setdefault(frame, []).append((reel, box))
+        for frame, picture in known:
+            there = wanted.get(frame, [])
+            for (reel, _), face in zip(there, _crop(picture, [box for _, box in there]), strict=True):
+                reel.add(face)
+    tracks, found = follower.finish()
+    return [reels[track] for track in tracks], found
+
+
+class _Reel:
+    """The crops of one track, in order: kept aside while they are few, for it may be dropped; then spooled.
+
+    Attributes:
+      places: of the lower halves in the spool.
+      thumbnail: a whole face, of the second half of the track.
+    """
+
+    def __init__(self, spool: "FaceSpool", least: int):
+        self.places: list[int] = []
+        self.thumbnail = np.zeros((FACE_SIZE, FACE_SIZE, 3), np.uint8)
+        self._spool, self._least = spool, least
+        self._aside: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self._aside)
+
+    def add(self, face: np.ndarray) -> None:
+        """Args: face: uint8 (96, 96, 3) of the next frame."""
+        self._aside.append(lower_face(face))
+        if len(self).bit_count() == 1:  # 1, 2, 4, 8 …
+            self.thumbnail = face
+        if len(self) >= self._least:
+            self.places += [self._spool.append(half) for half in self._aside]
+            self._aside = []
 
 
 def crop_tracks(
-    video: VideoFile | VideoPart, tracks: Sequence[FaceTrack], progress: Progress | None = None
+    video: VideoFile, tracks: Sequence[FaceTrack], progress: Progress | None = None
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (index of the track, frame number, uint8 (96, 96, 3) RGB face), frame by frame."""
     last = max((track.end for track in tracks), default=0)
-    for frame, pixels in video.frames(progress):
+    for frame, picture in video.pictures(progress):
         if frame >= last:
             break
-        for number, track in enumerate(tracks):
-            if track.start <= frame < track.end:
-                yield number, frame, crop_face(pixels, track.boxes[frame - track.start])
+        there = [number for number, track in enumerate(tracks) if track.start <= frame < track.end]
+        boxes = [tracks[number].boxes[frame - tracks[number].start] for number in there]
+        for number, face in zip(there, _crop(picture, boxes), strict=True):
+            yield number, frame, face
+
+
+def _crop(picture: Picture, boxes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The faces in these boxes, uint8 (96, 96, 3) RGB each. Without boxes, the picture need not be converted."""
+    if not boxes:
+        return []
+    pixels = picture.rgb()
+    return [crop_face(pixels, box) for box in boxes]
 
 
 def audio_of(track: FaceTrack, audio: np.ndarray) -> np.ndarray:
@@ -128,17 +190,6 @@ def no_face(found: Sequence[FoundFaces]) -> str:
         return f"no face was found in {seconds}"
     longest = max(dropped, key=lambda track: track.end - track.start)
     return f"no face was found for long enough in {seconds} (one was {longest.reason})"
-
-
-def _half(progress: Progress | None, number: int) -> Progress | None:
-    """Progress of pass `number` (0 or 1), reported as one half of the whole."""
-    if progress is None:
-        return None
-
-    def report(done: float, total: float | None) -> None:
-        progress(done / 2 + (0 if total is None else total / 2 * number), total)
-
-    return report
 
 
 # Stores the face crops of a video: in memory while they are few, in a temporary file beyond that.

@@ -1,18 +1,24 @@
-"""First pass over a video: finds the faces and links them to tracks."""
+"""Finds the faces of a video and follows them, in one pass over its pictures."""
 
+import collections
 import dataclasses
+from collections.abc import Iterable, Iterator
 
+import cv2
 import numpy as np
 
 from mtd_jax.data.clip import FPS
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxes
-from mtd_jax.faces.detect import FaceDetector, load_detector
-from mtd_jax.faces.shots import CutDetector
-from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, LinkSettings, faceless, largest, link
-from mtd_jax.video.decode import Progress, VideoFile, VideoPart
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, inside, read_boxes, track_of_box
+from mtd_jax.faces.detect import CloseUpDetector, FaceDetector, load_detector
+from mtd_jax.faces.shots import SIDE, CutDetector
+from mtd_jax.faces.tracks import DroppedTrack, FaceTrack, Linker, LinkSettings, OpenTrack, faceless, iou
+from mtd_jax.video.decode import Picture, Progress, VideoFile
 
-_BATCH = 4  # frames per call of the detector; at 4K they take 100 MB
+_SURROUNDINGS = 2.0  # times a face's longer side: as far as a face moves from one search to the next
+_NEAR = 140  # pixels that these surroundings are searched at; the face has half of them
+_SAME = 0.5  # intersection over union of two boxes of one face
+_NOTHING = np.zeros((0, 5), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +28,17 @@ class FindSettings:
     Attributes:
       every: step between searched frames. The frames on either side of a cut and the last frame of the video are
         always searched, so that tracks fill their shots.
+      whole: step between searches of the whole picture. In between only the surroundings of known faces are
+        searched, unless one of them is lost. The first frame of a shot is always searched wholly.
       max_hold: a frozen frame keeps its faces for this many frames, then it counts as having none: a longer freeze
         shows no speech.
       min_score: boxes with a lower detector score are ignored.
-      max_faces: of faces that are seen at the same time, the so many largest are kept; None = all.
+      max_faces: so many faces are followed at a time, the largest; None = all.
       link: how detections become tracks.
     """
 
     every: int = 5
+    whole: int = FPS
     max_hold: int = 5 * FPS
     min_score: float = 0.8
     max_faces: int | None = None
@@ -44,13 +53,19 @@ class FoundFaces:
       tracks: sorted by start, then from left to right.
       dropped: faces that were seen too briefly.
       faceless: intervals [start, end) without a track.
-      num_frames: how many were searched.
+      first, end: frames first … end − 1 were searched; none if first = end.
     """
 
     tracks: list[FaceTrack]
     dropped: list[DroppedTrack]
     faceless: list[tuple[int, int]]
-    num_frames: int
+    first: int
+    end: int
+
+    @property
+    def num_frames(self) -> int:
+        """How many were searched."""
+        return self.end - self.first
 
 
 def face_source(name: str) -> FaceDetector | list[FaceBox]:
@@ -69,15 +84,15 @@ def face_source(name: str) -> FaceDetector | list[FaceBox]:
 
 
 def find_faces(
-    video: VideoFile | VideoPart,
+    video: VideoFile,
     source: FaceDetector | list[FaceBox],
     settings: FindSettings | None = None,
     progress: Progress | None = None,
 ) -> FoundFaces:
-    """Finds and tracks the faces of a video. Holds only a few frames in memory at a time.
+    """Finds and follows the faces of a video. Holds only a few frames in memory at a time.
 
     Args:
-      video: an open video, or a part of it; frames keep their numbers.
+      video: an open video.
       source: a detector, or the user's boxes (`boxes.py`), which need no search.
       settings: how to search; None = the defaults. Without effect on the user's boxes.
       progress: called as the pass proceeds.
@@ -86,82 +101,182 @@ def find_faces(
       UserError: the boxes do not fit the video, or nothing in it can be decoded.
     """
     if isinstance(source, list):
-        first, end = (
-            (video.first, video.end) if isinstance(video, VideoPart) else (0, video.count_frames(progress))
-        )
-        if isinstance(video, VideoPart):  # boxes of other parts
-            source = [box for box in source if box.start_seconds * FPS < end]
-        try:
-            tracks = tracks_of_boxes(source, end, video.height, video.width)
-        except UserError as error:
-            raise UserError(f"{video.path}: {error}") from error
-        tracks = [track.within(first, end) for track in tracks if track.end > first]
-        return FoundFaces(tracks, [], faceless(tracks, first, end), end - first)
-    settings = settings or FindSettings()
-    detections, cuts, first, end = _search(video, source, settings, progress)
-    tracks, dropped = link(detections, cuts, settings.link)
-    if settings.max_faces is not None:
-        tracks, smaller = largest(tracks, settings.max_faces)
-        dropped += smaller
-    return FoundFaces(tracks, dropped, faceless(tracks, first, end), end - first)
+        return found_boxes(video, source, 0, video.count_frames(progress))
+    follower = Follower(source, settings or FindSettings())
+    for _ in follower.follow(video.pictures(progress)):
+        pass
+    _, found = follower.finish()
+    return found
 
 
-def _search(
-    video: VideoFile | VideoPart, detector: FaceDetector, settings: FindSettings, progress: Progress | None
-) -> tuple[dict[int, np.ndarray], list[int], int, int]:
-    """Detections by frame, the first frames of new shots, the first frame, and one past the last."""
-    search = _Search(detector, settings)
-    cuts: list[int] = []
-    cut_detector = CutDetector()
-    previous: np.ndarray | None = None
-    first, last, due = 0, -1, 0
-    for last, frame in video.frames(progress):
-        if previous is None:
-            first = last
-        if frame is not previous and cut_detector.is_cut(frame):
-            cuts.append(last)
-            if previous is not None:
-                search.add(last - 1, previous)
-            due = last
-        if last >= due:
-            search.add(last, frame)
-            due = last + settings.every
-        previous = frame
-    if previous is not None:
-        search.add(last, previous)
-    return search.finish(), cuts, first, last + 1
+def found_boxes(video: VideoFile, boxes: list[FaceBox], first: int, end: int) -> FoundFaces:
+    """The user's boxes in frames first … end − 1 of a video. Raises `UserError` if one does not fit."""
+    sides = sides_of(video, boxes)
+    try:
+        tracks = [track_of_box(face, side, first, end) for face, side in zip(boxes, sides, strict=True)]
+    except UserError as error:
+        raise UserError(f"{video.path}: {error}") from error
+    return FoundFaces(tracks, [], faceless(tracks, first, end), first, end)
 
 
-class _Search:
-    """Detects faces in chosen frames, several at a time. A repeated frame is searched only once."""
+def sides_of(video: VideoFile, boxes: list[FaceBox]) -> list[np.ndarray]:
+    """The user's boxes within the frames of a video. Raises `UserError` if one does not fit."""
+    try:
+        return [inside(face, video.height, video.width) for face in boxes]
+    except UserError as error:
+        raise UserError(f"{video.path}: {error}") from error
+
+
+class Follower:
+    """Searches the pictures of a video and follows the faces in them."""
 
     def __init__(self, detector: FaceDetector, settings: FindSettings) -> None:
-        self._detector, self._settings = detector, settings
-        self._found: dict[int, np.ndarray] = {}
-        self._waiting: dict[int, np.ndarray] = {}
-        self._repeats: dict[int, int] = {}  # number of a repeated frame → number under which it was searched
-        self._latest = -1
-        self._latest_pixels: np.ndarray | None = None
+        self.faces = Linker(settings.link, settings.max_faces)
+        self._settings = settings
+        self._detect = detector.detect
+        self._detect_near = detector.detect_close_up if isinstance(detector, CloseUpDetector) else detector.detect
+        self._first = self._end = 0
+        self._latest: _Searched | None = None
 
-    def add(self, number: int, pixels: np.ndarray) -> None:
-        """Searches frame `number`, now or with the next batch."""
-        if pixels is self._latest_pixels:
-            if 0 < number - self._latest <= self._settings.max_hold:
-                self._repeats[number] = self._latest
-            return
-        self._latest, self._latest_pixels = number, pixels
-        self._waiting[number] = pixels
-        if len(self._waiting) == _BATCH:
-            self._detect()
+    def follow(self, pictures: Iterable[tuple[int, Picture]]) -> Iterator[collections.deque[tuple[int, Picture]]]:
+        """Takes pictures in order; yields the last few whenever the faces in them are known.
 
-    def finish(self) -> dict[int, np.ndarray]:
-        """All detections: frame → float32 (faces, 5)."""
-        if self._waiting:
-            self._detect()
-        return self._found | {number: self._found[first] for number, first in self._repeats.items()}
+        After each searched frame these are all since the frame before that a face was seen in: now it is known
+        which frames in between show it, too.
+        """
+        settings, cuts = self._settings, CutDetector()
+        waiting: collections.deque[tuple[int, Picture]] = collections.deque()
+        k, previous = -1, None
+        due = whole_due = searched_wholly = -1
+        for k, picture in pictures:
+            if previous is None:
+                self._first = k
+            if picture is not previous and cuts.is_cut(picture.sample(SIDE)):
+                yield from self._search_last(waiting)
+                self.faces.cut()
+                waiting.clear()
+                due = whole_due = k
+            previous = picture
+            waiting.append((k, picture))
+            if k < due:
+                continue
+            if self._search(k, picture, whole=k >= whole_due):
+                whole_due, searched_wholly = k + settings.whole, k
+                self._trace_back(k, waiting)
+            due = k + settings.every
+            yield waiting
+            needed = min([searched_wholly, *(track.last for track in self.faces.open)])
+            while waiting and waiting[0][0] <= needed:
+                waiting.popleft()
+        yield from self._search_last(waiting)
+        self._end = k + 1
 
-    def _detect(self) -> None:
-        detections = self._detector.detect(list(self._waiting.values()))
-        for number, found in zip(self._waiting, detections, strict=True):
-            self._found[number] = found[found[:, 4] >= self._settings.min_score]
-        self._waiting.clear()
+    def finish(self) -> tuple[list[OpenTrack], FoundFaces]:
+        """The faces that were found, and the same as `FoundFaces`."""
+        kept, dropped = self.faces.finish()
+        tracks = [face.track() for face in kept]
+        gaps = faceless(tracks, self._first, self._end)
+        return kept, FoundFaces(tracks, dropped, gaps, self._first, self._end)
+
+    def _search_last(
+        self, waiting: collections.deque[tuple[int, Picture]]
+    ) -> Iterator[collections.deque[tuple[int, Picture]]]:
+        """Searches the last frame of a shot, if that has not been done."""
+        if waiting and self._latest is not None and self._latest.frame < waiting[-1][0]:
+            self._search(*waiting[-1], whole=False)
+            yield waiting
+
+    def _search(self, frame: int, picture: Picture, whole: bool) -> bool:
+        """Searches a frame, wholly or near the faces that are followed; returns whether it was wholly."""
+        still = self._latest if self._latest is not None and self._latest.picture is picture else None
+        since = frame if still is None else still.since
+        held = frame - since <= self._settings.max_hold
+        if still is not None and (still.whole >= whole or not held):
+            boxes, whole = still.boxes, still.whole
+        elif whole or self.faces.open:
+            pixels = picture.rgb()
+            near = None if whole else self._near_all(pixels)
+            whole = near is None
+            boxes = self._confident(self._detect([pixels]))[0] if near is None else near
+        else:
+            boxes = _NOTHING
+        self.faces.add(frame, boxes if held else _NOTHING, begin=whole)
+        self._latest = _Searched(frame, since, picture, boxes, whole)
+        return whole
+
+    def _trace_back(self, frame: int, waiting: Iterable[tuple[int, Picture]]) -> None:
+        """Looks for the faces that begin in this frame in the pictures since the whole one was searched before."""
+        new = [track for track in self.faces.open if track.first == frame]
+        still: Picture | None = None
+        for before, picture in reversed(list(waiting)):
+            if not new or before == frame or (frame - before) % self._settings.every:
+                still = picture if before == frame else still
+                continue
+            if picture is still:  # it stood for so long that it counts as having no faces
+                return
+            boxes = self._near(picture.rgb(), [track.boxes(track.first)[0] for track in new])
+            for track, box in zip(list(new), boxes, strict=True):
+                others = [other.box_at(before) for other in self.faces.open if other.first <= before]
+                if box is None or (others and iou(box[None, :4], np.array(others)).max() >= _SAME):
+                    new.remove(track)
+                else:
+                    track.seen_before(before, box[:4])
+
+    def _near_all(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Boxes near those of the faces that are followed; None if a face has been lost since the last search."""
+        found: list[tuple[float, np.ndarray]] = []
+        for track, box in zip(
+            self.faces.open, self._near(pixels, [track.last_box for track in self.faces.open]), strict=True
+        ):
+            if box is not None:
+                found.append((iou(track.last_box[None], box[None, :4]).item(), box))
+            elif self._latest is not None and track.last == self._latest.frame:
+                return None
+        boxes: list[np.ndarray] = []
+        for _, box in sorted(found, key=lambda pair: -pair[0]):
+            # A face near another one is found in the surroundings of both.
+            if not boxes or iou(box[None, :4], np.array(boxes)[:, :4]).max() < _SAME:
+                boxes.append(box)
+        return np.array(boxes, np.float32).reshape(-1, 5)
+
+    def _near(self, pixels: np.ndarray, sides: list[np.ndarray]) -> list[np.ndarray | None]:
+        """For each box of an earlier frame, the face in its surroundings that overlaps it most, float32 (5,)."""
+        height, width = pixels.shape[:2]
+        places, pieces = [], []
+        for x0, y0, x1, y1 in sides:
+            side = int(_SURROUNDINGS * max(x1 - x0, y1 - y0)) + 1
+            left = max(min(int((x0 + x1 - side) / 2), width - side), 0)
+            top = max(min(int((y0 + y1 - side) / 2), height - side), 0)
+            piece = pixels[top : top + side, left : left + side]
+            scale = min(_NEAR / max(piece.shape[:2]), 1.0)
+            size = max(round(scale * piece.shape[1]), 1), max(round(scale * piece.shape[0]), 1)
+            places.append((left, top, piece.shape[1] / size[0], piece.shape[0] / size[1]))
+            step = max(side // (2 * _NEAR), 1)
+            pieces.append(cv2.resize(piece[::step, ::step], size, interpolation=cv2.INTER_AREA))
+        best: list[np.ndarray | None] = []
+        detected = self._confident(self._detect_near(pieces))
+        for box, found, (left, top, wide, high) in zip(sides, detected, places, strict=True):
+            found[:, :4] = found[:, :4] * [wide, high, wide, high] + [left, top, left, top]
+            overlap = iou(box[None], found[:, :4])[0]
+            near = len(found) and overlap.max() >= self._settings.link.min_iou
+            best.append(found[np.argmax(overlap)] if near else None)
+        return best
+
+    def _confident(self, found: list[np.ndarray]) -> list[np.ndarray]:
+        return [boxes[boxes[:, 4] >= self._settings.min_score] for boxes in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Searched:
+    """The frame that was searched last.
+
+    Attributes:
+      since: the first frame of the same picture that was searched.
+      whole: not only near the faces that were followed.
+    """
+
+    frame: int
+    since: int
+    picture: Picture
+    boxes: np.ndarray
+    whole: bool

@@ -4,8 +4,8 @@ from collections import deque
 
 import numpy as np
 
+SIDE = 96  # pixels of a sample of a frame
 _GRID = 12  # frames are compared as 12×12 patches, so that motion within a patch counts little
-_SAMPLES = 8  # pixels sampled along each side of a patch
 _MIN_CHANGE = 16.0  # grey levels per patch and channel, on average
 _MIN_RATIO = 3.0  # times the largest change of the last frames
 _MEMORY = 12  # frames
@@ -23,9 +23,10 @@ class CutDetector:
         self._previous: np.ndarray | None = None
         self._changes: deque[float] = deque(maxlen=_MEMORY)
 
-    def is_cut(self, frame: np.ndarray) -> bool:
-        """Whether this uint8 (height, width, 3) frame starts a new shot."""
-        patches = _patches(frame)
+    def is_cut(self, sample: np.ndarray) -> bool:
+        """Whether a frame starts a new shot. Args: sample: of its pixels, uint8 (SIDE, SIDE, 3) RGB."""
+        size = SIDE // _GRID
+        patches = sample.reshape(_GRID, size, _GRID, size, 3).mean(axis=(1, 3), dtype=np.float32)
         if self._previous is None:
             self._previous = patches
             return False
@@ -37,12 +38,3 @@ class CutDetector:
         else:
             self._changes.append(change)
         return cut
-
-
-def _patches(frame: np.ndarray) -> np.ndarray:
-    """Mean colours, float32 (12, 12, 3), of a sparse sample of the pixels."""
-    side = _GRID * _SAMPLES
-    rows = np.linspace(0, frame.shape[0] - 1, side).astype(int)
-    columns = np.linspace(0, frame.shape[1] - 1, side).astype(int)
-    sample = frame[rows[:, None], columns].reshape(_GRID, _SAMPLES, _GRID, _SAMPLES, 3)
-    return sample.mean(axis=(1, 3), dtype=np.float32)

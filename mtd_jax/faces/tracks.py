@@ -2,11 +2,13 @@
 
 import bisect
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from mtd_jax.data.clip import FPS
+
+_LARGER = 1.5  # times the area: enough for a new face to take the place of one that is followed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,59 +64,117 @@ class LinkSettings:
     min_frames: int = FPS
 
 
-def link(
-    detections: Mapping[int, np.ndarray], cuts: Sequence[int], settings: LinkSettings
-) -> tuple[list[FaceTrack], list[DroppedTrack]]:
-    """Links the boxes of searched frames to tracks and interpolates the boxes of the frames in between.
+class OpenTrack:
+    """A face that is being followed: the frames that it was seen in, and its boxes there."""
+
+    def __init__(self, frame: int, box: np.ndarray):
+        self.ends = False  # whether another face takes its place
+        self._frames, self._boxes = [frame], [box]
+
+    @property
+    def first(self) -> int:
+        return self._frames[0]
+
+    @property
+    def last(self) -> int:
+        return self._frames[-1]
+
+    @property
+    def last_box(self) -> np.ndarray:
+        return self._boxes[-1]
+
+    def seen(self, frame: int, box: np.ndarray) -> None:
+        self._frames.append(frame)
+        self._boxes.append(box)
+
+    def seen_before(self, frame: int, box: np.ndarray) -> None:
+        """As `seen`, in a frame before all others."""
+        self._frames.insert(0, frame)
+        self._boxes.insert(0, box)
+
+    def box_at(self, frame: int) -> np.ndarray:
+        """float32 (4,), by a straight line between the frames that the face was seen in."""
+        return np.array([np.interp(frame, self._frames, side) for side in np.transpose(self._boxes)], np.float32)
+
+    def boxes(self, first: int) -> np.ndarray:
+        """A box for every frame from `first` to the last, on straight lines, float32 (frames, 4)."""
+        begin = max(bisect.bisect_right(self._frames, first) - 1, 0)
+        sides, wanted = np.array(self._boxes[begin:]), np.arange(first, self.last + 1)
+        lines = [np.interp(wanted, self._frames[begin:], side) for side in sides.T]
+        return np.stack(lines, axis=1).astype(np.float32)
+
+    def track(self) -> FaceTrack:
+        return FaceTrack(self.first, self.boxes(self.first))
+
+
+class Linker:
+    """Links boxes to tracks, searched frame by searched frame.
 
     Matching is greedy: in each searched frame, the track and the box with the largest overlap are linked first. A
     track ends with its last detection.
-
-    Args:
-      detections: frame → float32 (faces, 5), boxes and scores; an empty array if no face was found.
-      cuts: the first frame of each new shot, in increasing order. No track crosses a cut.
-      settings: see `LinkSettings`.
-
-    Returns:
-      The tracks, sorted by start and then from left to right, and the dropped ones.
     """
-    open_tracks: list[dict[int, np.ndarray]] = []
-    ended: list[dict[int, np.ndarray]] = []
-    for frame in sorted(detections):
-        shot = bisect.bisect_right(cuts, frame)
-        still_open = []
-        for track in open_tracks:
-            last = max(track)
-            continues = bisect.bisect_right(cuts, last) == shot and frame - last <= settings.max_gap
-            (still_open if continues else ended).append(track)
-        boxes = detections[frame][:, :4]
-        matches = _match(np.array([track[max(track)] for track in still_open]), boxes, settings.min_iou)
-        for number, box in enumerate(boxes):
-            if number in matches:
-                still_open[matches[number]][frame] = box
+
+    def __init__(self, settings: LinkSettings, at_once: int | None = None):
+        """Args: at_once: follow no more faces than that at a time, the largest; None = all."""
+        self.open: list[OpenTrack] = []
+        self._settings, self._at_once = settings, at_once
+        self._ended: list[OpenTrack] = []
+
+    def cut(self) -> None:
+        """A new shot begins: no track crosses it."""
+        self._ended += self.open
+        self.open = []
+
+    def add(self, frame: int, boxes: np.ndarray, begin: bool = True) -> None:
+        """Takes the boxes of the next searched frame, float32 (faces, ≥ 4).
+
+        Args:
+          begin: boxes that continue no track begin one.
+        """
+        settings = self._settings
+        ended = [track for track in self.open if track.ends or frame - track.last > settings.max_gap]
+        self._ended += ended
+        self.open = [track for track in self.open if track not in ended]
+        matches = _match(np.array([track.last_box for track in self.open]), boxes[:, :4], settings.min_iou)
+        for box, track in matches.items():
+            self.open[track].seen(frame, boxes[box, :4])
+        if begin:
+            new = sorted(set(range(len(boxes))) - matches.keys(), key=lambda box: -_area(boxes[box]))
+            for box in new:
+                self._begin(frame, boxes[box, :4])
+
+    def _begin(self, frame: int, box: np.ndarray) -> None:
+        staying = [track for track in self.open if not track.ends]
+        if self._at_once is not None and len(staying) >= self._at_once:
+            smallest = min(staying, key=lambda track: _area(track.last_box))
+            if _area(box) < _LARGER * _area(smallest.last_box):
+                return
+            smallest.ends = True
+        self.open.append(OpenTrack(frame, box))
+
+    def finish(self) -> tuple[list[OpenTrack], list[DroppedTrack]]:
+        """Ends all tracks. Returns them, sorted by start and then from left to right, and the dropped ones."""
+        self.cut()
+        kept: list[OpenTrack] = []
+        dropped: list[DroppedTrack] = []
+        for track in self._ended:
+            start, end, least = track.first, track.last + 1, self._settings.min_frames
+            if end - start >= least:
+                kept.append(track)
             else:
-                still_open.append({frame: box})
-        open_tracks = still_open
-    tracks: list[FaceTrack] = []
-    dropped: list[DroppedTrack] = []
-    for track in ended + open_tracks:
-        start, end = min(track), max(track) + 1
-        if end - start < settings.min_frames:
-            needed = f"{settings.min_frames / FPS:g} s"
-            dropped.append(DroppedTrack(start, end, f"seen for {(end - start) / FPS:g} s, less than {needed}"))
-        else:
-            tracks.append(FaceTrack(start, _interpolate(track, start, end)))
-    return (
-        sorted(tracks, key=lambda track: (track.start, track.boxes[0, 0])),
-        sorted(dropped, key=lambda track: (track.start, track.end)),
-    )
+                reason = f"seen for {(end - start) / FPS:g} s, less than {least / FPS:g} s"
+                dropped.append(DroppedTrack(start, end, reason))
+        return (
+            sorted(kept, key=lambda track: (track.first, track.boxes(track.first)[0, 0])),
+            sorted(dropped, key=lambda track: (track.start, track.end)),
+        )
 
 
 def largest(tracks: Sequence[FaceTrack], at_once: int) -> tuple[list[FaceTrack], list[DroppedTrack]]:
     """Drops faces that spend more than half of their frames next to so many larger ones: listeners, bystanders."""
     kept: list[FaceTrack] = []
     dropped = []
-    for track in sorted(tracks, key=_area, reverse=True):
+    for track in sorted(tracks, key=lambda track: _area(np.array(track.box)), reverse=True):
         shared = [min(track.end, other.end) - max(track.start, other.start) for other in kept]
         if sum(2 * frames > len(track.boxes) for frames in shared) >= at_once:
             what = "a larger face" if at_once == 1 else f"{at_once} larger faces"
@@ -124,9 +184,8 @@ def largest(tracks: Sequence[FaceTrack], at_once: int) -> tuple[list[FaceTrack],
     return sorted(kept, key=lambda track: track.start), dropped
 
 
-def _area(track: FaceTrack) -> float:
-    x0, y0, x1, y1 = track.box
-    return (x1 - x0) * (y1 - y0)
+def _area(box: np.ndarray) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -162,11 +221,3 @@ def _match(tracked: np.ndarray, found: np.ndarray, min_iou: float) -> dict[int, 
         matches[int(box)] = int(track)
         overlap[track] = overlap[:, box] = -1
     return matches
-
-
-def _interpolate(track: dict[int, np.ndarray], start: int, end: int) -> np.ndarray:
-    """A box for every frame, float32 (end − start, 4), linearly interpolated between the detections."""
-    frames = sorted(track)
-    sides = np.array([track[frame] for frame in frames])
-    wanted = np.arange(start, end)
-    return np.stack([np.interp(wanted, frames, side) for side in sides.T], axis=1).astype(np.float32)

@@ -12,9 +12,9 @@ from jaxtyping import Int16
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox
-from mtd_jax.faces.clips import FaceClip, crops, face_clips, no_face
+from mtd_jax.faces.clips import FaceClip, face_clips, no_face
 from mtd_jax.faces.detect import FaceDetector
-from mtd_jax.faces.search import FindSettings, FoundFaces, face_source, find_faces
+from mtd_jax.faces.search import FindSettings, FoundFaces, face_source
 from mtd_jax.faces.tracks import LinkSettings
 from mtd_jax.network.mel import N_FFT
 from mtd_jax.network.model import SyncModel
@@ -24,7 +24,7 @@ from mtd_jax.sync.evidence import MEMORY, Estimate, Scores, centred, estimate, p
 from mtd_jax.sync.fine import Fine, Voice, fine_offset
 from mtd_jax.sync.reasons import doubts
 from mtd_jax.sync.verdict import CONFIDENT, Course, Result, Track, Window, course_of, pieces
-from mtd_jax.video.decode import VideoFile, VideoPart, open_video, read_audio
+from mtd_jax.video.decode import VideoFile, open_video, read_audio
 
 MAX_FACES = 6  # at a time, the largest
 EVERY = 5  # frames from one scored window to the next, unless all are: windows of 5 frames then share none
@@ -198,12 +198,15 @@ class _Film:
         looked: list[tuple[int, int]] = []
 
         def look(start: int, end: int) -> None:
-            part = self.video.part(start, end)
-            self._look_at(part)
+            clips, found = face_clips(self.video, self.source, self.find, None, self.audio, start, end)
             looked.append((start, end))
-            self.looked += part.end - part.first
-            if part.end < min(end, length - FPS):
-                self.missing.append((part.end if part.held else start) / FPS)
+            self.looked += found.num_frames
+            if found.num_frames:
+                self.found.append(found)
+            for clip in clips:
+                self._score(clip)
+            if found.num_frames == 0 or found.end < min(end, length - FPS):
+                self.missing.append((found.end if found.num_frames else start) / FPS)
             progress.update(len(looked))
 
         for count, (start, end) in enumerate(sample.stretches(length), start=1):
@@ -216,14 +219,6 @@ class _Film:
                 break
             look(*gap)
         return min(self.looked / length, 1.0)
-
-    def _look_at(self, part: VideoPart) -> None:
-        if not part.held:
-            return
-        found = find_faces(part, self.source, self.find)
-        self.found.append(found)
-        for clip in crops(part, found, self.audio):
-            self._score(clip)
 
     def _score(self, clip: FaceClip, scored: Callable[[int], None] | None = None) -> None:
         """Scores one face, with one stretch of it in memory at a time."""

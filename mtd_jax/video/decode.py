@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
@@ -54,15 +55,52 @@ class TimedFrame:
         self.time, self.end = time, end
         self._source = frame
 
-    def rgb(self, height: int | None = None, width: int | None = None) -> np.ndarray:
-        """Upright uint8 (height, width, 3), scaled to the given size if the stream changes its size midway."""
+    def rgb(self, converter: VideoReformatter, height: int | None = None, width: int | None = None) -> np.ndarray:
+        """Upright uint8 (height, width, 3), scaled to the given size if the stream changes its size midway.
+
+        A converter that has seen frames like it takes half a millisecond at 720p, a new one seven.
+        """
         turns, mirrored = _orientation(self._source)
         if turns % 2:
             height, width = width, height
-        pixels = self._source.to_ndarray(format="rgb24", width=width, height=height)
+        upright = converter.reformat(self._source, width, height, "rgb24", threads=1)
+        pixels = upright.to_ndarray()
         pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, turns))
         pixels.flags.writeable = False  # several grid frames may share it
         return pixels
+
+    def sample(self, converter: VideoReformatter, side: int) -> np.ndarray:
+        """Some of its pixels in a grid, uint8 (side, side, 3) RGB, as stored: perhaps not upright."""
+        pixels = converter.reformat(
+            self._source, side, side, "rgb24", interpolation=Interpolation.POINT, threads=1
+        )
+        return pixels.to_ndarray()
+
+
+class Picture:
+    """What a video shows at one position of the grid, or at several; converted only when it is asked for."""
+
+    def __init__(self, frame: TimedFrame, video: "VideoFile"):
+        self.frame, self._video = frame, video
+
+    def rgb(self) -> np.ndarray:
+        """Upright uint8 (height, width, 3), read-only.
+
+        Raises:
+          UserError: the pixel format cannot be converted to RGB.
+        """
+        video = self._video
+        return self._converted(lambda: self.frame.rgb(video._converter, video.height, video.width))
+
+    def sample(self, side: int) -> np.ndarray:
+        """Some of its pixels, uint8 (side, side, 3) RGB, as stored: perhaps not upright. Raises as `rgb`."""
+        return self._converted(lambda: self.frame.sample(self._video._sampler, side))
+
+    def _converted(self, convert: Callable[[], np.ndarray]) -> np.ndarray:
+        try:
+            return convert()
+        except (FFmpegError, ValueError) as error:
+            raise UserError(f"{self._video.path}: its frames cannot be converted to RGB ({error})") from error
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
@@ -180,6 +218,8 @@ class VideoFile:
     _audio_tracks: int
     _chosen: bool
     _faults: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    _converter: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
+    _sampler: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
 
     @property
     def warnings(self) -> list[str]:
@@ -195,29 +235,29 @@ class VideoFile:
         Raises:
           UserError: the pixel format cannot be converted to RGB.
         """
-        yield from self._converted(self._grid(progress, 0, None))
+        shown: Picture | None = None
+        pixels = np.empty(0)
+        for k, picture in self.pictures(progress):
+            if picture is not shown:
+                shown, pixels = picture, picture.rgb()
+            yield k, pixels
 
-    def part(self, first: int, end: int) -> "VideoPart":
-        """Frames first … end − 1, which may be fewer at the end of the file, decoded once and kept.
+    def pictures(
+        self, progress: Progress | None = None, first: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, Picture]]:
+        """Yields (k, picture) as `frames` does, for k from `first` to end − 1, or to the end of the file.
 
         Earlier frames are not decoded, where the container can seek.
         """
-        held = list(self._grid(None, first, end))
-        # A container and its streams refer to each other, and its decoder keeps 300 MB of frames at 1080p: left to
-        # Python, several parts' decoders would be alive at once.
-        gc.collect()
-        return VideoPart(self, held)
-
-    def _converted(self, frames: Iterable[tuple[int, TimedFrame]]) -> Iterator[tuple[int, np.ndarray]]:
-        shown: TimedFrame | None = None
-        pixels = np.empty(0)
-        for k, frame in frames:
-            if frame is not shown:
-                try:
-                    shown, pixels = frame, frame.rgb(self.height, self.width)
-                except (FFmpegError, ValueError) as error:
-                    raise UserError(f"{self.path}: its frames cannot be converted to RGB ({error})") from error
-            yield k, pixels
+        picture: Picture | None = None
+        for k, frame in self._grid(progress, first, end):
+            if picture is None or picture.frame is not frame:
+                picture = Picture(frame, self)
+            yield k, picture
+        if end is not None:
+            # A container and its streams refer to each other, and its decoder keeps 300 MB of frames at 1080p:
+            # left to Python, the decoders of several parts would be alive at once.
+            gc.collect()
 
     def count_frames(self, progress: Progress | None = None) -> int:
         """How many frames `frames` yields. Decodes the video, but skips the conversion to RGB."""
@@ -299,44 +339,6 @@ class VideoFile:
             yield from video_frames(again, video_stream(again, self.path), faults)
 
 
-@dataclasses.dataclass
-class VideoPart:
-    """Some frames of a video, as the decoder gave them: 1.4 MB each at 720p, 12 MB at 4K.
-
-    Attributes:
-      video: that they are of.
-      held: (k, frame) in order.
-    """
-
-    video: VideoFile
-    held: list[tuple[int, TimedFrame]]
-
-    @property
-    def path(self) -> Path:
-        return self.video.path
-
-    @property
-    def height(self) -> int:
-        return self.video.height
-
-    @property
-    def width(self) -> int:
-        return self.video.width
-
-    @property
-    def first(self) -> int:
-        return self.held[0][0] if self.held else 0
-
-    @property
-    def end(self) -> int:
-        return self.held[-1][0] + 1 if self.held else 0
-
-    def frames(self, progress: Progress | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """As `VideoFile.frames`, with the same numbers."""
-        del progress
-        yield from self.video._converted(self.held)
-
-
 def _seek(container: InputContainer, stream: av.VideoStream | av.AudioStream, time: Fraction) -> bool:
     """Goes to the last key frame at or before `time`; False if the container cannot."""
     if stream.time_base is None:
@@ -370,7 +372,7 @@ def open_video(path: str | os.PathLike, audio_track: str | None = None) -> Video
         first = next(video_frames(container, video, Faults("video")), None)
     if first is None:
         raise UserError(f"{path}: no frame could be decoded from its video stream")
-    height, width = first.rgb().shape[:2]
+    height, width = first.rgb(VideoReformatter()).shape[:2]
     start = first.time if audio_start is None else min(first.time, audio_start)
     return VideoFile(
         path=path,

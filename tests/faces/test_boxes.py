@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mtd_jax.errors import UserError
-from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, read_boxes, tracks_of_boxes
+from mtd_jax.faces.boxes import WHOLE_FRAME, FaceBox, covers, inside, read_boxes, track_of_box
 from mtd_jax.faces.search import face_source
 
 
@@ -68,7 +68,7 @@ def test_a_missing_file(tmp_path):
 
 def test_boxes_become_tracks_of_the_video():
     faces = [FaceBox((-5, 10, 50, 300)), FaceBox((0, 0, 20, 20), 1.0, 2.0)]
-    tracks = tracks_of_boxes([*faces, *WHOLE_FRAME], num_frames=75, height=200, width=100)
+    tracks = [track_of_box(face, inside(face, 200, 100), 0, 75) for face in [*faces, *WHOLE_FRAME]]
     assert [(t.start, t.end, t.box) for t in tracks] == [
         (0, 75, (0, 10, 50, 200)),
         (25, 50, (0, 0, 20, 20)),
@@ -86,7 +86,13 @@ def test_boxes_become_tracks_of_the_video():
 )
 def test_boxes_outside_the_video_are_refused(face, message):
     with pytest.raises(UserError, match=message):
-        tracks_of_boxes([face], num_frames=75, height=200, width=100)
+        track_of_box(face, inside(face, 200, 100), 0, 75)
+
+
+def test_a_track_is_in_the_frames_that_its_box_covers():
+    for face in (FaceBox(None), FaceBox(None, 1.01, 2.03), FaceBox(None, 0.5)):
+        track = track_of_box(face, inside(face, 200, 100), 0, 75)
+        assert [k for k in range(75) if covers(face, k)] == list(range(track.start, track.end))
 
 
 def test_sources_of_faces_by_name(boxes_file):

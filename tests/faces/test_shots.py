@@ -1,9 +1,10 @@
 """Shot cuts: found where the picture changes at once, and nowhere else."""
 
+import cv2
 import numpy as np
 import pytest
 
-from mtd_jax.faces.shots import CutDetector
+from mtd_jax.faces.shots import SIDE, CutDetector
 from mtd_jax.synthetic.clips import portrait, record
 
 
@@ -14,7 +15,11 @@ def shots():
 
 def cuts(frames):
     detector = CutDetector()
-    return [number for number, frame in enumerate(frames) if detector.is_cut(frame)]
+    return [number for number, frame in enumerate(frames) if detector.is_cut(sample(frame))]
+
+
+def sample(frame):
+    return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
 
 
 def test_a_cut_is_its_first_frame(shots):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mtd_jax.faces.tracks import FaceTrack, LinkSettings, faceless, iou, largest, link
+from mtd_jax.faces.tracks import FaceTrack, LinkSettings, faceless, iou, largest
+from tests.helpers.tracks import link
 
 SETTINGS = LinkSettings(min_iou=0.3, max_gap=15, min_frames=10)
 NONE = np.zeros((0, 5), np.float32)
@@ -74,6 +75,23 @@ def test_short_tracks_are_dropped_with_a_reason():
     tracks, dropped = link(detections, [], SETTINGS)
     assert spans(tracks) == [(0, 36)]
     assert [(d.start, d.end, d.reason) for d in dropped] == [(10, 11, "seen for 0.04 s, less than 0.4 s")]
+
+
+def test_no_more_faces_are_followed_at_once_than_asked_for():
+    """The largest first; later only one that is much larger takes the place of another."""
+    small, middle, large, huge = (
+        square(0, size=40),
+        square(200, size=60),
+        square(400, size=70),
+        square(700, size=80),
+    )
+    detections = {k: found(small, middle, large, *([huge] if k >= 30 else [])) for k in range(0, 60, 5)}
+    tracks, _ = link(detections, [], SETTINGS, at_once=2)
+    assert [(t.start, t.end, t.boxes[0, 0]) for t in tracks] == [(0, 31, 200), (0, 56, 400), (30, 56, 700)]
+    detections = {k: found(small, middle, *([large] if k >= 30 else [])) for k in range(0, 60, 5)}
+    tracks, _ = link(detections, [], SETTINGS, at_once=1)
+    assert [(t.start, t.end, t.boxes[0, 0]) for t in tracks] == [(0, 56, 200)]
+    assert len(link(detections, [], SETTINGS)[0]) == 3
 
 
 def test_nothing_found():
