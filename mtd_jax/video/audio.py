@@ -14,10 +14,6 @@ from mtd_jax.video.container import Faults, audio_stream, decoded, open_containe
 # Time stamps within half a video frame of the sample count are rounded (Matroska stores milliseconds), so the
 # samples stay contiguous. A larger difference is a real gap or overlap, and the samples move.
 _TOLERANCE = Fraction(1, 2 * FPS)
-LONGEST_JUMP = 600  # seconds; a larger jump of the time stamps is an error in the file, not a pause
-
-
-LONGEST_RETURN = 1  # seconds; time stamps that go back further begin another recording
 QUIET = 10 ** (-50 / 20) * 32768  # RMS
 
 
@@ -58,13 +54,10 @@ def decode_audio(
     with open_container(path) as container:
         for frame in decoded(container, audio_stream(container, path, track), faults):
             try:
-                on_time = timeline.add(frame)
+                timeline.add(frame)
             except (FFmpegError, ValueError) as error:
                 kind = f"{frame.layout.name}, {frame.sample_rate} Hz, {frame.format.name}"
                 raise UserError(f"{path}: this kind of audio ({kind}) cannot be converted to mono") from error
-            if not on_time:
-                faults.messages.append("audio: the time stamps jump; everything after the jump was ignored")
-                break
     samples = timeline.finish()
     if timeline.is_empty:
         raise UserError(f"{path}: nothing in its audio stream could be decoded")
@@ -86,13 +79,11 @@ class _Timeline:
         self._run_start = self._run_end = origin
         self.is_empty = True
 
-    def add(self, frame: av.AudioFrame) -> bool:
-        """Appends a decoded frame, or returns False if its time stamp is impossible."""
+    def add(self, frame: av.AudioFrame) -> None:
+        """Appends a decoded frame."""
         start = seconds(frame.pts, frame.time_base)
         if start is None:
             start = self._run_end
-        if not self.is_empty and not -LONGEST_RETURN <= start - self._run_end <= LONGEST_JUMP:
-            return False
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         resampler = self._resampler
         if resampler is None or kind != self._input or abs(start - self._run_end) > _TOLERANCE:
@@ -103,7 +94,6 @@ class _Timeline:
         self._run += self._pieces_of(resampler.resample(frame))
         self._run_end += Fraction(frame.samples, frame.sample_rate)
         self.is_empty = False
-        return True
 
     def _pieces_of(self, frames: list[av.AudioFrame]) -> list[np.ndarray]:
         return [frame.to_ndarray()[0].reshape(-1, self._channels) for frame in frames]

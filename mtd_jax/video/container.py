@@ -18,6 +18,11 @@ from av.stream import Disposition, Stream
 
 from mtd_jax.errors import UserError, one_line
 
+_PATIENT = {"analyzeduration": "60000000", "probesize": "200000000"}  # microseconds, bytes
+_LONGEST_JUMP = 600  # seconds; no pause is longer
+_LONGEST_RETURN = 1  # seconds; a clock that goes back further begins another recording
+_OVERLAP = 0.2  # seconds; a clock that goes back so far is worth a note
+
 
 @dataclasses.dataclass
 class Faults:
@@ -28,12 +33,14 @@ class Faults:
       damaged: packets that the decoder rejected.
       concealed: frames that the decoder partly made up, because their data are damaged.
       messages: other faults, one line each.
+      ended_early: the rest of the file was left out, and a message says so.
     """
 
     kind: Literal["video", "audio"]
     damaged: int = 0
     concealed: int = 0
     messages: list[str] = dataclasses.field(default_factory=list)
+    ended_early: bool = False
 
     def warnings(self) -> list[str]:
         """All faults, one line each."""
@@ -89,6 +96,9 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     try:
         # The prefix keeps FFmpeg from taking a name with a colon for a URL.
         container = av.open(f"file:{path}", metadata_errors="replace")
+        if any(map(_is_unknown, container.streams)):
+            container.close()
+            container = av.open(f"file:{path}", metadata_errors="replace", options=_PATIENT)
     except FFmpegError as error:
         # MP4 and MOV may store their index at the end; without it, nothing in a truncated file can be decoded.
         if head[4:8] == b"ftyp":
@@ -157,19 +167,64 @@ def decoded(container: InputContainer, stream: av.AudioStream, faults: Faults) -
 def decoded(
     container: InputContainer, stream: av.VideoStream | av.AudioStream, faults: Faults
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Yields the stream's frames. Records damage in `faults`; ends early where the container is broken."""
+    """Yields the stream's frames. Records damage in `faults`.
+
+    Ends early where the container is broken, or where the clock of any stream jumps: there, files were joined, and
+    nobody knows what belongs together beyond. So video and audio end at the same place.
+    """
+    watched = [*_moving(container), *container.streams.audio]
+    clock = _Clock(declared_times(container)[0])
     try:
-        for packet in container.demux(stream):
-            try:
-                frames = stream.decode(packet)
-            except FFmpegError:
-                faults.damaged += 1
-                continue
-            for frame in frames:
-                faults.concealed += frame.is_corrupt
-                yield frame
+        for packet in container.demux(watched):
+            if clock.jumps(packet):
+                yield from _frames_of(stream, None, faults)
+                break
+            if packet.stream.index == stream.index:  # of the last, empty packets only this one is right
+                yield from _frames_of(stream, packet, faults)
     except FFmpegError as error:
         faults.messages.append(f"{faults.kind}: the file is damaged, reading stopped early ({one_line(error)})")
+    faults.messages += [f"{faults.kind}: {line}" for line in clock.notes]
+    faults.ended_early |= clock.has_jumped
+
+
+def _frames_of(
+    stream: av.VideoStream | av.AudioStream, packet: av.Packet | None, faults: Faults
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """What the decoder gives for a packet; for None, all that it still holds."""
+    try:
+        frames = stream.decode(packet)
+    except FFmpegError:
+        faults.damaged += 1
+        return
+    for frame in frames:
+        faults.concealed += frame.is_corrupt
+        yield frame
+
+
+class _Clock:
+    """Watches the times of the packets of a file: within a stream they should grow."""
+
+    def __init__(self, start: float):
+        self.notes: list[str] = []
+        self.has_jumped = False
+        self._start = start
+        self._latest: dict[int, float] = {}
+
+    def jumps(self, packet: av.Packet) -> bool:
+        """Whether the clock goes on or back further at this packet than it does in any recording."""
+        if packet.dts is None or packet.time_base is None:
+            return False
+        time = float(packet.dts * packet.time_base)
+        before = self._latest.get(packet.stream_index, time)
+        place = f"at {before - self._start:.1f} s"
+        if time < before - _LONGEST_RETURN:
+            self.notes, self.has_jumped = [f"the clock goes back {place}; what follows was left out"], True
+        elif time > before + _LONGEST_JUMP:
+            self.notes, self.has_jumped = [f"the clock jumps {place}; what follows was left out"], True
+        elif time < before - _OVERLAP and not self.notes:
+            self.notes.append(f"the clock goes back by {before - time:.1f} s {place}; what overlaps was left out")
+        self._latest[packet.stream_index] = max(time, before)
+        return self.has_jumped
 
 
 def declared_times(container: InputContainer) -> tuple[float, float | None]:
@@ -189,6 +244,13 @@ def declared_times(container: InputContainer) -> tuple[float, float | None]:
 def seconds(time: int | None, time_base: Fraction | None) -> Fraction | None:
     """A time stamp in seconds, exactly; None if it or its unit is missing."""
     return None if time is None or not time_base else time * time_base
+
+
+def _is_unknown(stream: Stream) -> bool:
+    """Whether FFmpeg has met no packet of this stream while it looked at the start of the file."""
+    if isinstance(stream, av.VideoStream):
+        return not stream.codec_context.width
+    return isinstance(stream, av.AudioStream) and not stream.codec_context.sample_rate
 
 
 def _moving(container: InputContainer) -> list[av.VideoStream]:

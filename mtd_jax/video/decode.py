@@ -23,7 +23,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME
 from mtd_jax.errors import UserError
-from mtd_jax.video.audio import LONGEST_JUMP, LONGEST_RETURN, QUIET, decode_audio, rms
+from mtd_jax.video.audio import QUIET, decode_audio, rms
 from mtd_jax.video.container import (
     Faults,
     audio_stream,
@@ -130,12 +130,9 @@ def video_frames(container: InputContainer, stream: av.VideoStream, faults: Faul
         if previous is not None:
             step = time - previous.time
             past_the_end = duration is not None and time > start + duration + 1
-            if step < -LONGEST_RETURN:  # files that were joined end to end
-                place = float(previous.time - first)
-                faults.messages.append(f"video: the clock goes back at {place:.1f} s; what follows was left out")
-                return
-            if step > LONGEST_JUMP or (step > _LONG_HOLD and past_the_end):
+            if step > _LONG_HOLD and past_the_end:
                 faults.messages.append("video: the time stamps jump; everything after the jump was ignored")
+                faults.ended_early = True
                 return
             if step <= 0:
                 continue
@@ -315,7 +312,7 @@ class VideoFile:
         if last is not None:  # a part of the file: what other parts had stays
             self._faults["video"] = list(dict.fromkeys(self._faults.get("video", []) + faults.messages))
             return
-        if frame is not None and self.duration_seconds is not None:
+        if frame is not None and self.duration_seconds is not None and not faults.ended_early:
             end = self.start_seconds + float(frame.end - self._origin)
             if end < 0.95 * self.duration_seconds - 1:
                 faults.messages.append(f"video: ends at {end:.1f} s of {self.duration_seconds:.1f} s")

@@ -121,8 +121,10 @@ def test_joined_recordings_are_measured_to_the_seam_and_a_note_says_so(tmp_path)
     (tmp_path / "joined.ts").write_bytes(part + part)
     video = open_video(tmp_path / "joined.ts")
     frames = [number_of(pixels) for _, pixels in video.frames()]
-    assert frames == list(range(50)) and abs(len(video.waveform()) - 32_000) < 3_000
-    assert any("the clock goes back at 2.0 s; what follows was left out" in line for line in video.warnings)
+    # The last frame may go, too: a demuxer gives a .ts packet away only once it has seen the next one.
+    assert frames in (list(range(49)), list(range(50))) and abs(len(video.waveform()) - 32_000) < 3_000
+    for kind in ("video", "audio"):
+        assert sum(line.startswith(f"{kind}: the clock goes back at 1.9 s") for line in video.warnings) == 1
 
 
 def tracks(path, sounds, layout="stereo"):
