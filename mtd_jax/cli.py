@@ -55,7 +55,8 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_INTEGER, "max_shift", 15, "infer", "the largest offset to look for, in frames of 40 ms, 2 to 125."),
     (_BOOLEAN, "json", False, "infer", "print a JSON object per video."),
     (_STRING, "report", None, "infer", "HTML page to write."),
-    (_STRING, "fix", None, "infer", "copy of the video to write, with its audio moved into sync."),
+    (_STRING, "fix", None, "infer", "copy to write, with the audio in sync; of a folder, a folder for copies."),
+    (_STRING, "fix_tracks", "all", "infer", "audio streams that --fix moves: all, or only the measured one."),
     (_BOOLEAN, "force", False, "infer", "write --fix even if the offset is a guess."),
     (_BOOLEAN, "thorough", False, "infer", "score every window of the whole film, instead of samples."),
     (_INTEGER, "max_faces", 6, "infer", "of faces seen at the same time, score the so many largest."),
@@ -223,6 +224,7 @@ def _infer(values: CommandLine) -> int:
         as_json=values.json,
         report=values.report,
         fix=values.fix,
+        fix_tracks=values.fix_tracks,
         filter_max_offset=values.filter_max_offset,
     )
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
 
 _LISTED = 6  # faces, in the text
+_MEETS = {True: "within", False: "outside", None: "cannot tell whether it is within"}
 
 
 def measure(
@@ -37,6 +37,7 @@ def measure(
     as_json: bool = False,
     report: str | None = None,
     fix: str | None = None,
+    fix_tracks: str = "all",
     filter_max_offset: int | None = None,
     thorough: bool = False,
     max_faces: int = MAX_FACES,
@@ -52,13 +53,15 @@ def measure(
       video: a file, or a folder that is searched for videos in all its folders.
       faces, max_shift, thorough, max_faces, audio_track, audio: see `detect_offset`.
       as_json: a JSON object per file instead of text.
-      report, fix: files to write; for one video only.
+      report: HTML page to write; for one video only.
+      fix: copy to write with its audio moved; of a folder, the folder for copies of the videos that need it.
+      fix_tracks: move "all" audio streams, or only the "measured" one.
       filter_max_offset: print the files whose offset is no larger, certain and constant, instead of verdicts.
       standard: "atsc", "ebu" or "itu": say whether the offset is within what it tolerates.
       force: write `fix` even if the offset is a guess.
 
     Returns:
-      The exit code: 1 if any file of a folder failed, or `fix` was not written.
+      The exit code: 1 if any file of a folder failed, or could not be copied.
 
     Raises:
       UserError: the one video failed, or the arguments don't fit.
@@ -75,10 +78,12 @@ def measure(
         raise UserError("--fix moves the video's own audio: omit --audio")
     if video.is_dir() and audio:
         raise UserError(f"{video} is a folder: --audio belongs to one video")
-    if video.is_dir() and (report or fix):
-        raise UserError(f"{video} is a folder: --report and --fix take one video")
+    if video.is_dir() and report:
+        raise UserError(f"{video} is a folder: --report takes one video")
+    if fix_tracks not in ("all", "measured"):
+        raise UserError(f"--fix_tracks: expected all or measured, got {fix_tracks}")
     if fix:
-        check_output(video, fix)
+        (_check_folder if video.is_dir() else check_output)(video, Path(fix))
     if report:
         check_writable(report)
     if video.is_dir():
@@ -103,7 +108,8 @@ def measure(
         return dataclasses.replace(found, model=str(checkpoint))
 
     if video.is_dir():
-        return _folder(video, paths, find, as_json, filter_max_offset)
+        fixed = None if fix is None else functools.partial(_fix_in, video, Path(fix), find, force, fix_tracks)
+        return _folder(video, paths, find, as_json, filter_max_offset, standard, fixed)
     with _progress_bar() as bar:
         result = find(video, progress=bar)
     _print(result, as_json, filter_max_offset, standard)
@@ -112,7 +118,7 @@ def measure(
 
         write_report(report, result)
     if fix:
-        _fix(result, fix, force, functools.partial(find, fix))
+        print(_fix(result, Path(fix), find, force, fix_tracks), file=sys.stderr)
     return 0
 
 
@@ -127,10 +133,7 @@ def text(result: Result, standard: str | None = None) -> str:
         f"  offset {offset} ms, confidence {result.confidence:.2f}, from {seen}",
     ]
     if standard:
-        early, late, name = STANDARDS[standard]
-        tolerated = f"{name}, which tolerates {1000 * early:.0f} ms early and {1000 * late:.0f} ms late"
-        word = {True: "within", False: "outside", None: "cannot tell whether it is within"}[result.meets(standard)]
-        lines.append(f"  {word} {tolerated}")
+        lines.append(f"  {_MEETS[result.meets(standard)]} {STANDARDS[standard]}")
     if 1 < len(result.tracks) <= _LISTED:
         for number, track in enumerate(result.tracks):
             role = ", the speaker" if number == result.speaker else ""
@@ -148,10 +151,20 @@ def keeps(result: Result, max_offset: int) -> bool:
     return result.verdict in ("in_sync", "out_of_sync") and abs(result.offset_frames) <= max_offset
 
 
-def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_offset: int | None) -> int:
+def _folder(
+    folder: Path,
+    paths: list[Path],
+    find: Callable[..., Result],
+    as_json: bool,
+    filter_max_offset: int | None,
+    standard: str | None,
+    fix: Callable[[Result], str] | None,
+) -> int:
     """Goes through all files, past bad ones."""
-    table = rich.table.Table("file", "verdict", "offset", "confidence", "faces")
-    failed = 0
+    columns = ["file", "verdict", "offset", "confidence", "faces"]
+    columns += ([STANDARDS[standard].name] if standard else []) + (["copy"] if fix else [])
+    table = rich.table.Table(*columns)
+    failed = unfixed = 0
     with _progress_bar() as bar:
         for number, path in enumerate(paths):
             bar.stage(path.name, len(paths), number)
@@ -163,18 +176,24 @@ def _folder(folder: Path, paths: list[Path], find, as_json: bool, filter_max_off
                 failed += 1
                 if as_json:
                     print(one_line_json({"video": str(path), "error": why}), flush=True)
-                table.add_row(
-                    str(path.relative_to(folder)), f"failed: {why.removeprefix(f'{path}: ')}", "", "", ""
-                )
+                table.add_row(str(path.relative_to(folder)), f"failed: {why.removeprefix(f'{path}: ')}")
                 continue
             _print(result, as_json, filter_max_offset, quiet=True)
-            row = f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))
+            row = [f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))]
+            row += [_MEETS[result.meets(standard)]] if standard else []
+            if fix:
+                try:
+                    row.append(fix(result))
+                except (UserError, OSError) as error:
+                    unfixed += 1
+                    row.append(f"failed: {error}")
             why = f": {result.warnings[-1]}" if result.verdict == "unknown" and result.warnings else ""
             table.add_row(str(path.relative_to(folder)), result.summary + why, *row)
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
-    console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed")
-    return 1 if failed else 0
+    copies = f", {unfixed} copies failed" if unfixed else ""
+    console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed{copies}")
+    return 1 if failed or unfixed else 0
 
 
 def _print(
@@ -194,21 +213,43 @@ def _print(
         print(text(result, standard))
 
 
-def _fix(result: Result, output: str, force: bool, measure_again: Callable[..., Result]) -> None:
-    """Writes the copy and measures it; refuses to write a guess, unless it is forced."""
+def _fix(result: Result, output: Path, find: Callable[..., Result], force: bool, fix_tracks: str) -> str:
+    """Writes the copy and measures it; returns what was done. Refuses to write a guess, unless it is forced."""
     if not force and result.verdict == "unknown":
         raise UserError(
             f"{output} was not written: the offset is a guess, see the notes; --force writes it all the same"
         )
     if result.course.is_constant:
-        after = measure_again
+        only = result.audio_track if fix_tracks == "measured" else None
         notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
-        notes += shift_audio(result.video, output, result.offset_seconds)
+        notes += shift_audio(result.video, output, result.offset_seconds, only)
+        after = find(output)
     else:
-        after = functools.partial(measure_again, track=None)  # of its audio only the repaired track is left
         notes = repair_audio(result.video, output, result.course, result.offset_frames / FPS, result.audio_track)
-    lines = "; ".join([*notes, f"measured again: {after().summary}"])
-    print(f"{os.fspath(output)}: {lines}", file=sys.stderr)
+        after = find(output, track=None)  # of its audio only the repaired track is left
+    return f"{output}: {'; '.join([*notes, f'measured again: {after.summary}'])}"
+
+
+def _check_folder(videos: Path, copies: Path) -> None:
+    """Raises `UserError` if copies of these videos cannot be written there."""
+    if copies.resolve().is_relative_to(videos.resolve()):
+        raise UserError(f"--fix: {copies} is within {videos}: name a folder outside of it")
+    if copies.exists() and not copies.is_dir():
+        raise UserError(f"--fix: {copies} is a file; expected a folder, as --video is one")
+
+
+def _fix_in(
+    videos: Path, copies: Path, find: Callable[..., Result], force: bool, fix_tracks: str, result: Result
+) -> str:
+    """Writes the copy of one of several videos, if it needs one; returns what was done, for a table."""
+    if result.verdict == "in_sync":
+        return "not needed"
+    if result.verdict == "unknown" and not force:
+        return "not written: a guess"
+    output = copies / Path(result.video).relative_to(videos)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(result.video, output)
+    return _fix(result, output, find, force, fix_tracks).removeprefix(f"{output}: ")
 
 
 class _Bar:

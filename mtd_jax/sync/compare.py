@@ -102,14 +102,19 @@ def read_contents(path: Path, span: float) -> Contents:
 
 
 def lost_in_copy(
-    held: Contents, copy: Contents, kept: list[int], encoded: dict[int, float], delay: float, span: float
+    held: Contents,
+    copy: Contents,
+    kept: list[int],
+    encoded: dict[int, float],
+    delays: dict[int, float],
+    span: float,
 ) -> str | None:
     """What the first seconds of a copy do not keep, in words; None if they are right.
 
     Args:
       kept: the source's streams that the copy should hold.
       encoded: those of them that were re-encoded, with the time at which each should start, by the source's clock.
-      delay: of the copy's audio, in seconds.
+      delays: of each audio stream, in seconds.
       span: seconds that both were read for.
     """
     kinds = {held.kinds[index] for index in kept}
@@ -131,7 +136,7 @@ def lost_in_copy(
     if np.abs(found[:, None] - sent - moved).min(axis=0).max() > _EXACT + rounding:
         return "the times of the frames"
     for index in held.of_kind("audio", kept):
-        due, first = held.times[index] + delay, copy.times[twins[index]][:1]
+        due, first = held.times[index] + delays[index], copy.times[twins[index]][:1]
         if index in encoded:
             due = encoded[index] + np.arange(-_PRIMING, _PRIMING, _EXACT)
         if len(due) and (not len(first) or np.abs(due + moved - first).min() > _EXACT):

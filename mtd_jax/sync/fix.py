@@ -25,8 +25,10 @@ _COPY = {"c": "copy"}
 Plan = dict[int, dict[str, str]]  # stream index in the source → FFmpeg's options for it; the others are dropped
 
 
-def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float) -> list[str]:
-    """Writes a copy of a video with all its audio `delay_seconds` later (earlier if negative).
+def shift_audio(
+    source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float, only_track: int | None = None
+) -> list[str]:
+    """Writes a copy of a video with its audio `delay_seconds` later (earlier if negative).
 
     Video, audio, subtitles, covers, attachments, chapters and tags are copied. Audio that would come before the
     start is skipped by players (MP4, MOV: an edit list) or cut. The file appears whole or not at all.
@@ -34,6 +36,7 @@ def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seco
     Args:
       source: of any format FFmpeg reads.
       output: its suffix chooses the container; may exist, but must not be the source.
+      only_track: number of the only audio stream to move, from 1; None = all.
 
     Returns:
       What is not as in the source, a line each; empty for a pure copy.
@@ -44,7 +47,7 @@ def shift_audio(source: str | os.PathLike, output: str | os.PathLike, delay_seco
     source, output = Path(source), Path(output)
     muxer = check_output(source, output)
     with atomic(output) as scratch:
-        copy = _Copy(source, Path(scratch), muxer, delay_seconds)
+        copy = _Copy(source, Path(scratch), muxer, delay_seconds, only_track)
         try:
             try:
                 copy.write()
@@ -80,19 +83,22 @@ def check_output(source: str | os.PathLike, output: str | os.PathLike) -> Contai
 class _Copy:
     """A copy in the making."""
 
-    def __init__(self, source: Path, scratch: Path, muxer: ContainerFormat, delay: float):
+    def __init__(self, source: Path, scratch: Path, muxer: ContainerFormat, delay: float, only_track: int | None):
         self._ffmpeg, self._source, self._scratch = find_ffmpeg(), source, scratch
-        self._muxer, self._delay, self._span = muxer, delay, _EXCERPT + abs(delay)
+        self._muxer, self._span = muxer, _EXCERPT + abs(delay)
         self._held = read_contents(source, self._span)
         if self._held.audio is None:
             raise UserError(f"{source}: has no audio stream")
-        self._measured = self._held.video, self._held.audio
+        tracks = self._held.of_kind("audio")
+        moved = tracks if only_track is None else [tracks[only_track - 1]]
+        self._delays = {index: delay if index in moved else 0.0 for index in tracks}
+        self._measured = self._held.video, self._held.audio if only_track is None else moved[0]
         # AVI, ASF and MPEG count frames: they garble the times of modern codecs, and start with the first frame.
         self._counts_frames = not muxer.flags & Flags.variable_fps.value
         self._zero_start = muxer.name == "avi"  # of all audio
         starts = [self._held.start, *self._held.times[self._held.video]]
         self._origin = min(starts[1:] or starts) if self._counts_frames else starts[0]
-        self._plan: Plan = {i: self._ways(kind)[0] for i, kind in self._held.kinds.items() if kind in _COPIED}
+        self._plan: Plan = {i: self._ways(i)[0] for i, kind in self._held.kinds.items() if kind in _COPIED}
         self._reasons: dict[int, str] = {}  # why a stream is not copied
         self._copy: Contents  # of the file that was written last
         self._reports: list[str] = []
@@ -110,14 +116,15 @@ class _Copy:
             self._copy = read_contents(self._scratch, self._span)
         except UserError as error:
             raise Refused(f"{name} files cannot hold it") from error
-        if lost := lost_in_copy(self._held, self._copy, list(self._plan), self._starts(), self._delay, self._span):
+        kept = list(self._plan)
+        if lost := lost_in_copy(self._held, self._copy, kept, self._starts(), self._delays, self._span):
             raise Refused(f"{name} files do not keep {lost}")
 
     def negotiate(self) -> None:
         """Finds, stream by stream, the best way that works with those before it."""
         held, self._plan = self._held, {}
         for index in dict.fromkeys([*self._measured, *(i for kind in _COPIED for i in held.of_kind(kind))]):
-            ways = self._ways(held.kinds[index])
+            ways = self._ways(index)
             for way in ways:
                 before = self._plan
                 self._plan = before | {index: way}
@@ -145,8 +152,9 @@ class _Copy:
             lines.append(f"{held.chapters - copy.chapters} of {held.chapters} chapters were dropped")
         return lines + [f"FFmpeg reports: {line}" for line in self._reports]
 
-    def _ways(self, kind: str) -> list[dict[str, str]]:
-        """FFmpeg's options for a stream of this kind, the best first."""
+    def _ways(self, index: int) -> list[dict[str, str]]:
+        """FFmpeg's options for a stream, the best first."""
+        kind = self._held.kinds[index]
         if kind == "video":
             size = f"{self._held.width // 2 * 2}:{self._held.height // 2 * 2}"
             fit = f"scale=iw*sar:ih,scale={size}:force_original_aspect_ratio=decrease,pad={size}:-1:-1,setsar=1"
@@ -159,8 +167,9 @@ class _Copy:
             return [_COPY, *([encode | {"enc_time_base": "1/100"}] if uneven else []), encode]
         if kind == "audio":
             cut = "" if self._muxer.flags & Flags.ts_negative.value else f",{CUT}"
-            copy = _COPY | {"bsf": f"setts=ts=TS+round({self._delay:.6f}/TB){cut}"}
-            fill = f"asetpts=PTS+{self._delay:.6f}/TB,atrim=start=0,aresample=async=1:min_hard_comp=0.01"
+            delay = self._delays[index]
+            copy = _COPY | {"bsf": f"setts=ts=TS+round({delay:.6f}/TB){cut}"}
+            fill = f"asetpts=PTS+{delay:.6f}/TB,atrim=start=0,aresample=async=1:min_hard_comp=0.01"
             if self._zero_start:  # silence instead of a late start, and no room for an encoder's priming
                 return [copy, {"c": "pcm_s16le", "filter": f"{fill}:first_pts=0"}]
             encode = {"filter": fill}
@@ -183,5 +192,5 @@ class _Copy:
         """When each re-encoded stream starts, by the source's clock."""
         starts = {i: self._origin for i, options in self._plan.items() if "copy" not in options.values()}
         for index in () if self._zero_start else self._held.of_kind("audio", starts):
-            starts[index] = max([self._origin, *self._held.times[index][:1] + self._delay])
+            starts[index] = max([self._origin, *self._held.times[index][:1] + self._delays[index]])
         return starts

@@ -28,10 +28,33 @@ _RATES = {  # of the audio's clock to the video's: what conversions between fram
 }
 _NAMED = 0.1  # a measured rate has a name if it is this near, as a share of it
 Kind = Literal["in_sync", "out_of_sync", "drifting", "unknown"]
-STANDARDS = {  # seconds that the audio may be early, and late
-    "atsc": (0.015, 0.045, "ATSC IS-191"),
-    "ebu": (0.040, 0.060, "EBU R37"),
-    "itu": (0.090, 0.185, "ITU-R BT.1359"),
+
+
+@dataclasses.dataclass(frozen=True)
+class Standard:
+    """A published tolerance, in seconds.
+
+    Attributes:
+      early, late: by how much the audio may be.
+      noticed: from where on viewers notice that it is early, and late, if the standard says so.
+    """
+
+    name: str
+    early: float
+    late: float
+    noticed: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.name}, which tolerates {1000 * self.early:.0f} ms early and {1000 * self.late:.0f} ms late"
+        if self.noticed:
+            text += f" (noticed from {1000 * self.noticed[0]:.0f} and {1000 * self.noticed[1]:.0f} ms on)"
+        return text
+
+
+STANDARDS = {
+    "atsc": Standard("ATSC IS-191", 0.015, 0.045),
+    "ebu": Standard("EBU R37", 0.040, 0.060),
+    "itu": Standard("ITU-R BT.1359", 0.090, 0.185, (0.045, 0.125)),
 }
 
 
@@ -184,10 +207,10 @@ class Result:
 
     def meets(self, standard: str) -> bool | None:
         """Whether the offset is within a published tolerance, see `STANDARDS`; None if it is not known."""
-        early, late, _ = STANDARDS[standard]
         if self.verdict == "unknown":
             return None
-        return self.course.is_constant and -late <= self.offset_seconds <= early
+        tolerated = STANDARDS[standard]
+        return self.course.is_constant and -tolerated.late <= self.offset_seconds <= tolerated.early
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `to_json` writes."""

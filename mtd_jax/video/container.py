@@ -248,9 +248,9 @@ def seconds(time: int | None, time_base: Fraction | None) -> Fraction | None:
 
 def _is_unknown(stream: Stream) -> bool:
     """Whether FFmpeg has met no packet of this stream while it looked at the start of the file."""
-    if isinstance(stream, av.VideoStream):
-        return not stream.codec_context.width
-    return isinstance(stream, av.AudioStream) and not stream.codec_context.sample_rate
+    if not isinstance(stream, av.VideoStream | av.AudioStream) or stream.codec_context is None:
+        return False
+    return not (stream.width if isinstance(stream, av.VideoStream) else stream.sample_rate)
 
 
 def _moving(container: InputContainer) -> list[av.VideoStream]:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,37 @@ def test_a_guess_is_not_written_unless_forced(checkpoint, tmp_path, monkeypatch)
     assert module.measure(checkpoint, tmp_path / "a.mp4", force=True, **fix) == 0 and len(written) == 1
 
 
+def test_of_a_folder_the_videos_that_need_it_are_copied(checkpoint, tmp_path, monkeypatch, capsys):
+    offsets = {"right": 0, "late": -6, "refused": 6, "guess": None}
+
+    def detect(model, path, **_):
+        moved = offsets[Path(path).stem] if Path(path).is_relative_to(tmp_path / "films") else 0
+        return found(str(path), made_up([0] * 150, lead=0.0) if moved is None else made_up([moved] * 150))
+
+    def shift(source, output, delay, only):
+        if Path(source).stem == "refused":
+            raise UserError("no room")
+        assert (round(25 * delay), only) == (-6, 1)
+        Path(output).write_bytes(b"moved")
+        return []
+
+    monkeypatch.setattr(module, "detect_offset", detect)
+    monkeypatch.setattr(module, "shift_audio", shift)
+    for name in offsets:
+        (tmp_path / "films" / name).mkdir(parents=True)
+        (tmp_path / "films" / name / f"{name}.mp4").write_bytes(b"x")
+    fix = {"fix": str(tmp_path / "copies"), "fix_tracks": "measured", "standard": "ebu"}
+    monkeypatch.setenv("COLUMNS", "250")
+    assert module.measure(checkpoint, tmp_path / "films", **fix) == 1
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    assert "within" in rows["right/right.mp4"] and "not needed" in rows["right/right.mp4"]
+    assert "outside" in rows["late/late.mp4"] and "moved by -240 ms; measured again" in rows["late/late.mp4"]
+    assert "failed: no room" in rows["refused/refused.mp4"] and "a guess" in rows["guess/guess.mp4"]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("copies/*/*")] == ["copies/late/late.mp4"]
+    with pytest.raises(UserError, match="is within .*films: name a folder outside"):
+        module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "films/copies"))
+
+
 def test_a_repaired_copy_is_measured_by_its_only_track(checkpoint, tmp_path, monkeypatch):
     tracks, scores = [], made_up([0] * 150 + [6] * 150)
 
@@ -253,6 +285,10 @@ def test_the_text_says_what_a_standard_tolerates():
     told = module.text(found("a.mp4", made_up([1] * 300)), "ebu")
     assert "within EBU R37, which tolerates 40 ms early and 60 ms late" in told
     assert "outside ATSC IS-191" in module.text(found("a.mp4", made_up([1] * 300)), "atsc")
+    told = module.text(found("a.mp4", made_up([-4] * 300)), "itu")
+    assert (
+        "within ITU-R BT.1359, which tolerates 90 ms early and 185 ms late (noticed from 45 and 125 ms on)" in told
+    )
     assert "cannot tell whether" in module.text(found("a.mp4", made_up([0] * 150, lead=0.0)), "itu")
 
 
@@ -275,7 +311,8 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
     [
         ({"video": "missing.mp4"}, "no such file"),
         ({"video": "."}, "no video files"),
-        ({"video": ".", "fix": "x.mp4"}, "take one video"),
+        ({"video": ".", "fix": "x.mp4"}, "name a folder outside"),
+        ({"video": ".", "report": "x.html"}, "takes one video"),
         ({"fix": "a.mp4"}, "the video itself"),
         ({"faces": "face.json"}, "face.json"),
         ({"max_shift": 1}, "from 2 to 125"),

@@ -100,6 +100,16 @@ def test_no_delay_is_a_plain_copy_and_the_opposite_delay_undoes_one(films, tmp_p
     assert audio[0] == audio[1]  # MP4 keeps what players skip
 
 
+def test_only_the_chosen_audio_moves(films, tmp_path):
+    for kind, moved in (("mkv", 2), ("mov", 1)):
+        shift_audio(films[kind], target := tmp_path / f"out.{kind}", 0.48, moved)
+        before, after = tracks(films[kind]), tracks(target)
+        zero = after["video", 0][0][1] - before["video", 0][0][1]
+        for number in (1, 2):
+            late = after["audio", number - 1][-1][1] - before["audio", number - 1][-1][1] - zero
+            assert late == pytest.approx(0.48 if number == moved else 0, abs=0.002)
+
+
 def test_everything_in_the_file_comes_along(films, tmp_path):
     for kind, lost in (("mp4", []), ("mov", []), ("mkv", ["the cover"])):
         target = tmp_path / f"out.{kind}"

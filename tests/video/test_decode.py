@@ -1,6 +1,7 @@
 """Decoding: every grid frame is the right picture, and the sound is where the clock says."""
 
 import os
+import re
 import struct
 
 import av
@@ -124,7 +125,10 @@ def test_joined_recordings_are_measured_to_the_seam_and_a_note_says_so(tmp_path)
     # The last frame may go, too: a demuxer gives a .ts packet away only once it has seen the next one.
     assert frames in (list(range(49)), list(range(50))) and abs(len(video.waveform()) - 32_000) < 3_000
     for kind in ("video", "audio"):
-        assert sum(line.startswith(f"{kind}: the clock goes back at 1.9 s") for line in video.warnings) == 1
+        assert (
+            sum(bool(re.match(f"{kind}: the clock goes back at (1.9|2.0) s", line)) for line in video.warnings)
+            == 1
+        )
 
 
 def tracks(path, sounds, layout="stereo"):
