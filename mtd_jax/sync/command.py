@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
 
 _LISTED = 6  # faces, in the text
+_TABLE = {True: "within", False: "outside", None: "?"}
 _MEETS = {True: "within", False: "outside", None: "cannot tell whether it is within"}
 
 
@@ -146,6 +148,14 @@ def text(result: Result, standard: str | None = None) -> str:
     return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
 
 
+def _in_short(result: Result) -> str:
+    """The verdict in a few words, for a table."""
+    if result.verdict != "unknown":
+        return result.summary
+    why = f": {re.split(r' [(]|[:;,]', result.warnings[-1])[0]}" if result.warnings else ""
+    return f"cannot tell{why}"
+
+
 def keeps(result: Result, max_offset: int) -> bool:
     """Whether a training set should keep this video: the offset is small, certain and constant."""
     return result.verdict in ("in_sync", "out_of_sync") and abs(result.offset_frames) <= max_offset
@@ -161,9 +171,14 @@ def _folder(
     fix: Callable[[Result], str] | None,
 ) -> int:
     """Goes through all files, past bad ones."""
-    columns = ["file", "verdict", "offset", "confidence", "faces"]
-    columns += ([STANDARDS[standard].name] if standard else []) + (["copy"] if fix else [])
-    table = rich.table.Table(*columns)
+    table = rich.table.Table(rich.table.Column("file", overflow="fold", ratio=2))
+    table.add_column("verdict", ratio=3)
+    for name in ("offset", "sure", "faces"):
+        table.add_column(name, no_wrap=True)
+    if standard:
+        table.add_column(STANDARDS[standard].name)
+    if fix:
+        table.add_column("copy", ratio=3)
     failed = unfixed = 0
     with _progress_bar() as bar:
         for number, path in enumerate(paths):
@@ -180,15 +195,14 @@ def _folder(
                 continue
             _print(result, as_json, filter_max_offset, quiet=True)
             row = [f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))]
-            row += [_MEETS[result.meets(standard)]] if standard else []
+            row += [_TABLE[result.meets(standard)]] if standard else []
             if fix:
                 try:
                     row.append(fix(result))
                 except (UserError, OSError) as error:
                     unfixed += 1
                     row.append(f"failed: {error}")
-            why = f": {result.warnings[-1]}" if result.verdict == "unknown" and result.warnings else ""
-            table.add_row(str(path.relative_to(folder)), result.summary + why, *row)
+            table.add_row(str(path.relative_to(folder)), _in_short(result), *row)
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
     copies = f", {unfixed} copies failed" if unfixed else ""
