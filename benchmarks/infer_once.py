@@ -36,8 +36,14 @@ class TimedDetector:
         self.detector, self.seconds, self.pictures = detector, 0.0, 0
 
     def detect(self, frames):
+        return self._timed(self.detector.detect, frames)
+
+    def detect_close_up(self, frames):
+        return self._timed(self.detector.detect_close_up, frames)
+
+    def _timed(self, detect, frames):
         started = time.perf_counter()
-        found = self.detector.detect(frames)
+        found = detect(frames)
         self.seconds += time.perf_counter() - started
         self.pictures += len(frames)
         return found

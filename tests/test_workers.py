@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mtd_jax.workers import Crashed, run_jobs, usable_cores
+from mtd_jax.workers import Crashed, ahead, run_jobs, usable_cores
 
 OPTIONS = {"what": "", "progress": False}
 
@@ -80,3 +80,25 @@ def test_cores_are_those_of_the_process():
     code += "from mtd_jax.workers import usable_cores; print(usable_cores())"
     assert subprocess.check_output([sys.executable, "-c", code]).strip() == b"1"
     assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+def test_items_prepared_ahead_come_in_order_and_failures_in_their_place():
+    prepared = []
+
+    def items():
+        for number in range(6):
+            prepared.append(number)
+            yield number
+        raise ZeroDivisionError
+
+    received = []
+    with pytest.raises(ZeroDivisionError):
+        for number in ahead(items(), 3):
+            received.append(number)
+            assert number < 5 or prepared == list(range(6))
+    assert received == list(range(6))
+    prepared.clear()
+    some = ahead(items(), 3)
+    assert next(some) == 0
+    some.close()  # waits for what is being prepared, and asks for no more
+    assert prepared == [0, 1, 2, 3][: len(prepared)] and len(prepared) >= 3

@@ -28,8 +28,9 @@ class FindSettings:
     Attributes:
       every: step between searched frames. The frames on either side of a cut and the last frame of the video are
         always searched, so that tracks fill their shots.
-      whole: step between searches of the whole picture. In between only the surroundings of known faces are
-        searched, unless one of them is lost. The first frame of a shot is always searched wholly.
+      whole: step between searches of the whole picture while no face is known, and half the step while faces are
+        followed. In between only their surroundings are searched, unless one of them is lost. The first frame of a
+        shot is always searched wholly.
       max_hold: a frozen frame keeps its faces for this many frames, then it counts as having none: a longer freeze
         shows no speech.
       min_score: boxes with a lower detector score are ignored.
@@ -161,7 +162,8 @@ class Follower:
             if k < due:
                 continue
             if self._search(k, picture, whole=k >= whole_due):
-                whole_due, searched_wholly = k + settings.whole, k
+                seen = any(track.last == k for track in self.faces.open)
+                whole_due, searched_wholly = k + settings.whole * (2 if seen else 1), k
                 self._trace_back(k, waiting)
             due = k + settings.every
             yield waiting
