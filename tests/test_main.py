@@ -136,7 +136,7 @@ def test_bad_videos_are_one_line_each(tmp_path):
     assert errors.keys() == {"empty", "text", "mute", "faceless", "truncated"}
     expected = {"text": "not a video", "mute": "no audio stream", "faceless": "no face"}
     assert all(words in errors[name] for name, words in expected.items())
-    assert "0 of 5 videos measured, 5 failed" in result.stderr
+    assert "measured 0 of 5, 5 failed" in result.stderr
     alone = run_main(*infer, f"--video={films / 'mute.mp4'}")
     assert (alone.returncode, alone.stdout) == (1, "") and len(alone.stderr.splitlines()) == 1
 

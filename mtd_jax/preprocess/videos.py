@@ -34,7 +34,8 @@ def videos_in(folder: str | os.PathLike) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        # Hidden files are no videos: macOS leaves one, ._x.mp4, beside each x.mp4 on foreign disks.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # Hidden files and folders hold no videos: macOS leaves one, ._x.mp4, beside each x.mp4 on foreign disks.
         shown = [name for name in files if not name.startswith(".")]
         found += [Path(here, name) for name in shown if Path(name).suffix.lower() in SUFFIXES]
     if not found:

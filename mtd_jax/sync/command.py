@@ -11,16 +11,17 @@ from pathlib import Path
 import rich.console
 import rich.progress
 import rich.table
+from rich.markup import escape
 
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.clip import FPS
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, one_line
 from mtd_jax.faces.search import face_source
 from mtd_jax.preprocess.videos import videos_in
 from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
 from mtd_jax.sync.detect import MAX_FACES, Progress, check_max_shift, detect_offset
-from mtd_jax.sync.fix import check_output, shift_audio
+from mtd_jax.sync.fix import check_output, move_audio
 from mtd_jax.sync.repair import repair_audio
 from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
 from mtd_jax.video.container import read_head
@@ -74,8 +75,14 @@ def measure(
     check_max_shift(max_shift)
     if standard is not None and standard not in STANDARDS:
         raise UserError(f"--standard: expected {', '.join(STANDARDS)}, got {standard}")
-    if force and not fix:
-        raise UserError("--force belongs to --fix")
+    if fix is not None and not str(fix):
+        raise UserError("--fix: expected a file to write, or a folder, got nothing")
+    if (force or fix_tracks != "all") and not fix:
+        raise UserError("--force and --fix_tracks belong to --fix")
+    if audio and audio_track:
+        raise UserError("--audio and --audio_track exclude each other: name the audio that counts")
+    if fix and report and Path(fix) == Path(report):
+        raise UserError(f"--fix and --report name the same file, {fix}")
     if fix and audio:
         raise UserError("--fix moves the video's own audio: omit --audio")
     if video.is_dir() and audio:
@@ -84,14 +91,13 @@ def measure(
         raise UserError(f"{video} is a folder: --report takes one video")
     if fix_tracks not in ("all", "measured"):
         raise UserError(f"--fix_tracks: expected all or measured, got {fix_tracks}")
+    if not video.is_dir():
+        read_head(video)
     if fix:
         (_check_folder if video.is_dir() else check_output)(video, Path(fix))
     if report:
         check_writable(report)
-    if video.is_dir():
-        paths = videos_in(video)
-    else:
-        read_head(video)
+    paths = videos_in(video) if video.is_dir() else []
     scorer = Scorer(load_model(checkpoint))
     source = face_source(faces)
 
@@ -126,7 +132,8 @@ def measure(
 
 def text(result: Result, standard: str | None = None) -> str:
     """The verdict for people: a headline, what it rests on, a line per face if they are few, the warnings."""
-    seen = "all of the film" if result.sampled == 1 else f"{result.sampled:.0%} of the film"
+    share = "less than 1 %" if result.sampled < 0.01 else f"{result.sampled:.0%}"
+    seen = "all of the film" if result.sampled == 1 else f"{share} of the film"
     offset = f"{1000 * result.offset_seconds:+.0f}"
     if result.offset_error_seconds is not None:
         offset += f" ± {1000 * result.offset_error_seconds:.0f}"
@@ -144,7 +151,7 @@ def text(result: Result, standard: str | None = None) -> str:
                 f"{track.offset_frames:+d} frames, confidence {track.confidence:.2f}"
             )
     elif len(result.tracks) > _LISTED:
-        lines.append(f"  {len(result.tracks)} faces in shots of their own; --json lists them")
+        lines.append(f"  {len(result.tracks)} stretches with a face; --json lists them")
     return "\n".join([*lines, *(f"  note: {line}" for line in result.warnings)])
 
 
@@ -182,6 +189,7 @@ def _folder(
     failed = unfixed = 0
     with _progress_bar() as bar:
         for number, path in enumerate(paths):
+            shown, copied = str(path.relative_to(folder)), ""
             bar.stage(path.name, len(paths), number)
             try:
                 result = find(path)
@@ -191,22 +199,23 @@ def _folder(
                 failed += 1
                 if as_json:
                     print(one_line_json({"video": str(path), "error": why}), flush=True)
-                table.add_row(str(path.relative_to(folder)), f"failed: {why.removeprefix(f'{path}: ')}")
+                table.add_row(*map(escape, (shown, f"failed: {why.removeprefix(f'{path}: ')}")))
                 continue
-            _print(result, as_json, filter_max_offset, quiet=True)
             row = [f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))]
             row += [_TABLE[result.meets(standard)]] if standard else []
             if fix:
                 try:
-                    row.append(fix(result))
+                    copied = fix(result)
                 except (UserError, OSError) as error:
                     unfixed += 1
-                    row.append(f"failed: {error}")
-            table.add_row(str(path.relative_to(folder)), _in_short(result), *row)
+                    copied = f"failed: {one_line(error)}"
+                row.append(copied)
+            _print(result, as_json, filter_max_offset, quiet=True, more={"copy": copied} if fix else {})
+            table.add_row(*map(escape, (shown, _in_short(result), *row)))
     console = rich.console.Console(stderr=as_json or filter_max_offset is not None)
     console.print(table)
-    copies = f", {unfixed} copies failed" if unfixed else ""
-    console.print(f"{len(paths) - failed} of {len(paths)} videos measured, {failed} failed{copies}")
+    copies = f"; copies that failed: {unfixed}" if unfixed else ""
+    console.print(f"measured {len(paths) - failed} of {len(paths)}, {failed} failed{copies}")
     return 1 if failed or unfixed else 0
 
 
@@ -216,10 +225,11 @@ def _print(
     filter_max_offset: int | None,
     standard: str | None = None,
     quiet: bool = False,
+    more: dict[str, str] | None = None,
 ) -> None:
     if as_json:
         keep = {} if filter_max_offset is None else {"keep": keeps(result, filter_max_offset)}
-        print(one_line_json(result.to_dict() | keep), flush=True)
+        print(one_line_json(result.to_dict() | keep | (more or {})), flush=True)
     elif filter_max_offset is not None:
         if keeps(result, filter_max_offset):
             print(result.video.replace("\n", "\\n"), flush=True)  # a line per file, whatever its name
@@ -236,8 +246,11 @@ def _fix(result: Result, output: Path, find: Callable[..., Result], force: bool,
     if result.course.is_constant:
         only = result.audio_track if fix_tracks == "measured" else None
         notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
-        notes += shift_audio(result.video, output, result.offset_seconds, only)
-        after = find(output)
+        copied, moved = move_audio(result.video, output, result.offset_seconds, result.audio_track, only)
+        notes += copied
+        if result.is_cut_short:
+            notes.append("what follows the jump of the clock was moved by as much, unmeasured")
+        after = find(output, track=str(moved))
     else:
         notes = repair_audio(result.video, output, result.course, result.offset_frames / FPS, result.audio_track)
         after = find(output, track=None)  # of its audio only the repaired track is left
@@ -248,8 +261,12 @@ def _check_folder(videos: Path, copies: Path) -> None:
     """Raises `UserError` if copies of these videos cannot be written there."""
     if copies.resolve().is_relative_to(videos.resolve()):
         raise UserError(f"--fix: {copies} is within {videos}: name a folder outside of it")
-    if copies.exists() and not copies.is_dir():
-        raise UserError(f"--fix: {copies} is a file; expected a folder, as --video is one")
+    try:
+        copies.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"cannot write there ({error.strerror}); expected a folder, as --video is one"
+        raise UserError(f"--fix: {copies}: {why}") from error
+    check_writable(copies / "copy")
 
 
 def _fix_in(
@@ -285,7 +302,7 @@ def _progress_bar() -> Iterator[_Bar]:
     """A progress bar on stderr, hidden if that is not a terminal."""
     console = rich.console.Console(stderr=True)
     columns = (
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.TimeRemainingColumn(),
     )

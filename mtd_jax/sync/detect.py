@@ -123,6 +123,14 @@ def detect_offset(
         share = 1.0
     else:
         share = film.look_at_samples(length, progress)
+        if share is None:  # the container declares more than there is
+            length = min(video.last_frame() or length, length)
+            film.forget()
+            if length <= sample.WHOLE:
+                film.look_at_all(progress)
+                share = 1.0
+            else:
+                share = film.look_at_samples(length, progress, as_declared=False) or 1.0
     if not film.faces:
         raise UserError(film.why_nothing())
     return film.result(str(path), share)
@@ -192,12 +200,24 @@ class _Film:
     def is_sure_at_all(self) -> bool:
         return estimate(self._pooled()).confidence >= CONFIDENT
 
-    def look_at_samples(self, length: int, progress: Progress) -> float:
-        """Looks at stretches until the verdict is sure; returns the share of the film that was looked at."""
+    def forget(self) -> None:
+        """Begins afresh, knowing where the film ends."""
+        self.faces, self.found, self.short, self.looked = [], [], [], 0
+
+    def look_at_samples(self, length: int, progress: Progress, as_declared: bool = True) -> float | None:
+        """Looks at stretches until the verdict is sure.
+
+        Args:
+          length: frames of the film.
+          as_declared: the length is what the container says, which may be that of longer audio.
+
+        Returns:
+          The share of the film that was looked at; None if the film ends before its declared length.
+        """
         progress.stage("sampling the film", sample.MOST)
         looked: list[tuple[int, int]] = []
 
-        def look(start: int, end: int) -> None:
+        def look(start: int, end: int) -> bool:
             clips, found = face_clips(self.video, self.source, self.find, None, self.audio, start, end)
             looked.append((start, end))
             self.looked += found.num_frames
@@ -205,12 +225,15 @@ class _Film:
                 self.found.append(found)
             for clip in clips:
                 self._score(clip)
-            if found.num_frames == 0 or found.end < min(end, length - FPS):
+            is_there = found.num_frames > 0 and found.end >= min(end, length - FPS)
+            if not is_there:
                 self.missing.append((found.end if found.num_frames else start) / FPS)
             progress.update(len(looked))
+            return is_there
 
         for count, (start, end) in enumerate(sample.stretches(length), start=1):
-            look(start, end)
+            if not look(start, end) and as_declared:
+                return None
             if count >= sample.FIRST and self.faces and self._is_sure():
                 break
         for _ in range(sample.MOST):
@@ -330,10 +353,10 @@ class _Film:
         if course.is_constant and whole.confidence >= CONFIDENT:
             fine = fine_offset(self.scorer, self._voices(scores, whole), whole.offset_frames)
         warnings = [*self.video.warnings, *_face_warnings(self.found, share), *self.short]
-        if self.missing:
-            declared = self.video.duration_seconds or 0.0
+        if self.missing and not self.video.is_cut_short:
+            ends = max(part.end for part in self.found) / FPS
             warnings.append(
-                f"video: ends at {min(self.missing):.0f} s or before, not at the declared {declared:.0f} s"
+                f"video: ends at {ends:.0f} s, before the file does at {self.video.duration_seconds:.0f} s"
             )
         wide = None
         if course.is_constant and whole.confidence < CONFIDENT and self.max_shift < _WIDE:
@@ -344,7 +367,7 @@ class _Film:
             course,
             self.max_shift,
             wide,
-            motions=[_motion(face.clip) for face in faces],
+            motions=[motion(face.clip) for face in faces],
             audio=self.audio,
             video_seconds=max(face.clip.end_seconds for face in faces),
         )
@@ -353,12 +376,13 @@ class _Film:
             offset_frames=round(seconds * FPS),
             offset_seconds=seconds,
             offset_error_seconds=fine.error_seconds if fine else None,
-            confidence=whole.confidence,
+            confidence=course.confidence if course.jumps else whole.confidence,
             course=course,
             tracks=tracks,
             speaker=speaker,
             warnings=warnings,
             sampled=share,
+            is_cut_short=self.video.is_cut_short,
             audio_track=self.video.audio_track,
         )
 
@@ -415,14 +439,25 @@ def _declared_frames(video: VideoFile) -> int | None:
     return int((video.duration_seconds - video.start_seconds) * FPS)
 
 
-def _motion(clip: FaceClip) -> float:
-    """Mean change of the mouth region between frames in grey levels, over ten stretches of up to a second."""
+def motion(clip: FaceClip) -> float:
+    """How much the mouth changes from frame to frame beyond what a move of the crop explains.
+
+    In grey levels, over ten stretches of up to a second. A box that moves by a fraction of a pixel changes the
+    crops of a still image, too; that part follows the gradients of the image.
+    """
     frames = clip.clip.frames
     starts = np.linspace(0, max(len(frames) - FPS, 0), 10).astype(int)
     changes = []
     for start in sorted(set(starts.tolist())):
-        mouth = frames[start : min(start + FPS, len(frames))][:, 8:, 24:72].astype(np.int16)
-        changes.append(np.abs(np.diff(mouth, axis=0)).mean())
+        mouths = frames[start : min(start + FPS, len(frames))][:, 8:, 24:72].mean(axis=3, dtype=np.float32)
+        for before, after in zip(mouths, mouths[1:], strict=False):
+            down, across = np.gradient(before)
+            rows, columns = np.indices(before.shape) - np.reshape(before.shape, (2, 1, 1)) / 2
+            moves = [down, across, rows * down + columns * across, rows * across - columns * down]
+            basis = np.stack([move.ravel() for move in [*moves, before, np.ones_like(before)]], axis=1)
+            change = (after - before).ravel()
+            explained = basis @ np.linalg.lstsq(basis, change, rcond=None)[0]
+            changes.append(np.abs(change - explained).mean())
     return float(np.mean(changes))
 
 

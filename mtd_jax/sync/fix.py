@@ -25,9 +25,13 @@ _COPY = {"c": "copy"}
 Plan = dict[int, dict[str, str]]  # stream index in the source → FFmpeg's options for it; the others are dropped
 
 
-def shift_audio(
-    source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float, only_track: int | None = None
-) -> list[str]:
+def move_audio(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    delay_seconds: float,
+    measured_track: int = 1,
+    only_track: int | None = None,
+) -> tuple[list[str], int]:
     """Writes a copy of a video with its audio `delay_seconds` later (earlier if negative).
 
     Video, audio, subtitles, covers, attachments, chapters and tags are copied. Audio that would come before the
@@ -36,10 +40,12 @@ def shift_audio(
     Args:
       source: of any format FFmpeg reads.
       output: its suffix chooses the container; may exist, but must not be the source.
-      only_track: number of the only audio stream to move, from 1; None = all.
+      measured_track: number of the audio stream, from 1, that must not be dropped.
+      only_track: number of the only one to move; None = all.
 
     Returns:
-      What is not as in the source, a line each; empty for a pure copy.
+      What is not as in the source, a line each, empty for a pure copy; and the number of the measured audio stream
+      in the copy.
 
     Raises:
       UserError: the source is unusable, or the output cannot be written.
@@ -47,7 +53,7 @@ def shift_audio(
     source, output = Path(source), Path(output)
     muxer = check_output(source, output)
     with atomic(output) as scratch:
-        copy = _Copy(source, Path(scratch), muxer, delay_seconds, only_track)
+        copy = _Copy(source, Path(scratch), muxer, delay_seconds, measured_track, only_track)
         try:
             try:
                 copy.write()
@@ -56,7 +62,14 @@ def shift_audio(
                 copy.write()
         except Refused as error:
             raise UserError(f"cannot write {output}: {error}; another suffix may do, such as .mkv") from error
-    return copy.notes()
+    return copy.notes(), copy.measured_track()
+
+
+def shift_audio(
+    source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float, only_track: int | None = None
+) -> list[str]:
+    """As `move_audio`; returns what is not as in the source, a line each."""
+    return move_audio(source, output, delay_seconds, only_track or 1, only_track)[0]
 
 
 def check_output(source: str | os.PathLike, output: str | os.PathLike) -> ContainerFormat:
@@ -83,7 +96,15 @@ def check_output(source: str | os.PathLike, output: str | os.PathLike) -> Contai
 class _Copy:
     """A copy in the making."""
 
-    def __init__(self, source: Path, scratch: Path, muxer: ContainerFormat, delay: float, only_track: int | None):
+    def __init__(
+        self,
+        source: Path,
+        scratch: Path,
+        muxer: ContainerFormat,
+        delay: float,
+        measured_track: int,
+        only_track: int | None,
+    ):
         self._ffmpeg, self._source, self._scratch = find_ffmpeg(), source, scratch
         self._muxer, self._span = muxer, _EXCERPT + abs(delay)
         self._held = read_contents(source, self._span)
@@ -92,7 +113,7 @@ class _Copy:
         tracks = self._held.of_kind("audio")
         moved = tracks if only_track is None else [tracks[only_track - 1]]
         self._delays = {index: delay if index in moved else 0.0 for index in tracks}
-        self._measured = self._held.video, self._held.audio if only_track is None else moved[0]
+        self._measured = self._held.video, tracks[measured_track - 1]
         # AVI, ASF and MPEG count frames: they garble the times of modern codecs, and start with the first frame.
         self._counts_frames = not muxer.flags & Flags.variable_fps.value
         self._zero_start = muxer.name == "avi"  # of all audio
@@ -151,6 +172,10 @@ class _Copy:
         if copy.chapters < held.chapters:
             lines.append(f"{held.chapters - copy.chapters} of {held.chapters} chapters were dropped")
         return lines + [f"FFmpeg reports: {line}" for line in self._reports]
+
+    def measured_track(self) -> int:
+        """Its number among the audio streams of the copy, from 1."""
+        return 1 + self._held.of_kind("audio", self._plan).index(self._measured[1])
 
     def _ways(self, index: int) -> list[dict[str, str]]:
         """FFmpeg's options for a stream, the best first."""

@@ -9,7 +9,7 @@ from mtd_jax.sync.evidence import Estimate
 from mtd_jax.sync.verdict import CONFIDENT, Course, words
 from mtd_jax.video.audio import QUIET
 
-_STILL = 0.25  # mean change of the mouth region from frame to frame, in grey levels
+_STILL = 0.6  # grey levels of change from frame to frame; drawings have 8, people 2 and more
 _FEW = 10  # independent windows: 2 s
 _PAUSES = 0.12  # share of frames much quieter than the second around them: speech pauses, music hardly does
 

@@ -61,7 +61,10 @@ def repair_audio(
             run([*command, f"file:{scratch}"], muxer)
         except Refused as error:
             raise UserError(f"cannot write {output}: {error}; another suffix may do, such as .mkv") from error
-    what = f"played {-course.rate:+.3%} faster" if course.rate else f"moved in {len(course.jumps) + 1} pieces"
+    if course.rate:
+        what = f"played {abs(course.rate):.3%} {'slower' if course.rate > 0 else 'faster'}"
+    else:
+        what = f"moved in {len(course.jumps) + 1} pieces"
     return [f"the audio was {what} and encoded anew", "only the video and this audio were kept"]
 
 

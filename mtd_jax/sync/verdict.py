@@ -90,11 +90,13 @@ class Course:
       segments: the film in pieces of about 3 s.
       rate: by how much the audio's clock is fast, as a share; None unless the offset follows a line.
       jumps: (from second, to second, frames before, frames after) of each edit.
+      confidence: in the least sure of the offsets between the edits; without edits 0.
     """
 
     segments: list[Segment]
     rate: float | None
     jumps: list[tuple[float, float, int, int]]
+    confidence: float = 0.0
 
     @property
     def is_constant(self) -> bool:
@@ -144,12 +146,13 @@ class Result:
       offset_frames: of the whole film, in frames of 40 ms; positive = the audio is early: delay it to fix.
       offset_seconds: the same, finer than a frame where speech allows.
       offset_error_seconds: its standard error; None where it is no finer than a frame.
-      confidence: in the offset, 0 … 1.
+      confidence: in the offset, 0 … 1; of an edited film in the least sure of its offsets.
       course: the offset over time.
       tracks: at least one, ordered by start, then from left to right.
       speaker: index of the track that says most for the offset.
       warnings: about the file, its faces and the verdict, one line each.
       sampled: the share of the film that was looked at, 1 for all of it.
+      is_cut_short: the clock of the file jumps, and what follows was left out.
       model: name of the model that judged.
       audio_track: number of the audio stream that was measured, from 1.
       fps: of all frame counts; 25 whatever the frame rate of the file.
@@ -165,6 +168,7 @@ class Result:
     speaker: int
     warnings: list[str]
     sampled: float = 1.0
+    is_cut_short: bool = False
     model: str = ""
     audio_track: int = 1
     fps: int = FPS
@@ -202,7 +206,7 @@ class Result:
         if self.verdict == "unknown":
             return "cannot tell" + (f" (the best guess: {self.words})" if self.confidence >= _GUESS else "")
         if self.verdict == "in_sync":
-            return "audio and video are in sync" + (f" ({self.words})" if self.offset_frames else "")
+            return "audio and video are in sync" + (f": {self.words}" if self.offset_frames else "")
         return self.words
 
     def meets(self, standard: str) -> bool | None:
@@ -284,12 +288,12 @@ def course_of(scores: Scores, speaker_at: Mapping[int, int], window_frames: int)
         else:
             runs.append([segment])
     if len(runs) < 2 and (split := _split(scores, parts)):
-        return Course(segments, None, [split])
+        return Course(segments, None, [split], _SIDES)
     jumps = [
         (*_between(_within(scores, a[-1], b[0]), _median(a), _median(b)), _median(a), _median(b))
         for a, b in zip(runs, runs[1:], strict=False)
     ]
-    return Course(segments, None, jumps)
+    return Course(segments, None, jumps, min((max(s.confidence for s in run) for run in runs), default=0.0))
 
 
 def _split(scores: Scores, parts: list[np.ndarray]) -> tuple[float, float, int, int] | None:

@@ -187,6 +187,20 @@ def decoded(
     faults.ended_early |= clock.has_jumped
 
 
+def end_of(container: InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """When the last frame before a jump of the clock is over, without decoding; None if no packet has a time."""
+    clock, end = _Clock(declared_times(container)[0]), None
+    with contextlib.suppress(FFmpegError):  # damage ends it
+        for packet in container.demux([*_moving(container), *container.streams.audio]):
+            if clock.jumps(packet):
+                break
+            time = seconds(packet.pts, packet.time_base)
+            if packet.stream.index == stream.index and time is not None:
+                after = time + (seconds(packet.duration, packet.time_base) or 0)
+                end = after if end is None else max(end, after)
+    return end
+
+
 def _frames_of(
     stream: av.VideoStream | av.AudioStream, packet: av.Packet | None, faults: Faults
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:

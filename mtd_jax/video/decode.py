@@ -29,6 +29,7 @@ from mtd_jax.video.container import (
     audio_stream,
     declared_times,
     decoded,
+    end_of,
     open_container,
     seconds,
     stream_notes,
@@ -215,6 +216,7 @@ class VideoFile:
     _audio_tracks: int
     _chosen: bool
     _faults: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    _cut_short: bool = False
     _converter: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
     _sampler: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
 
@@ -260,6 +262,17 @@ class VideoFile:
         """How many frames `frames` yields. Decodes the video, but skips the conversion to RGB."""
         return sum(1 for _ in self._grid(progress, 0, None))
 
+    def last_frame(self) -> int | None:
+        """How many grid frames there are by the times in the file, which is not decoded; None without times."""
+        with open_container(self.path) as container:
+            end = end_of(container, video_stream(container, self.path))
+        return None if end is None else int((end - self._origin) * FPS)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the clock jumps in what was decoded so far; what follows was left out."""
+        return self._cut_short
+
     def waveform(self) -> np.ndarray:
         """int16 (samples,), 16 kHz mono, from grid frame 0 to the end of the audio.
 
@@ -271,6 +284,7 @@ class VideoFile:
         if rms(samples) < QUIET:
             samples = self._something_louder(samples, faults)
         self._faults["audio"] = faults.warnings()
+        self._cut_short |= faults.ended_early
         return samples
 
     def stereo(self, rate: int) -> np.ndarray:
@@ -309,6 +323,7 @@ class VideoFile:
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
                 yield k, frame
+        self._cut_short |= faults.ended_early
         if last is not None:  # a part of the file: what other parts had stays
             self._faults["video"] = list(dict.fromkeys(self._faults.get("video", []) + faults.messages))
             return

@@ -91,6 +91,7 @@ def test_unfit_sources(tmp_path):
 
 
 def test_hidden_files_are_no_videos(tmp_path):
-    for name in ("x.mp4", "._x.mp4", ".trash.mov"):
+    (tmp_path / ".trash").mkdir()
+    for name in ("x.mp4", "._x.mp4", ".trash.mov", ".trash/y.mp4"):
         (tmp_path / name).touch()
     assert [path.name for path in videos_in(tmp_path)] == ["x.mp4"]

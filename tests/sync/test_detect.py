@@ -1,5 +1,6 @@
 """From a file to its verdict: scores through the whole path, JSON, folders, report and fix on the command line."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -11,15 +12,18 @@ import pytest
 from mtd_jax.checkpoint import save_model
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.errors import UserError
+from mtd_jax.faces.clips import face_clips
+from mtd_jax.faces.search import FindSettings
 from mtd_jax.network.model import SyncModel
 from mtd_jax.preprocess.command import preprocess
 from mtd_jax.scoring import OUT_OF_CLIP, Scorer, score_clip
 from mtd_jax.sync import command as module
-from mtd_jax.sync.detect import detect_offset
+from mtd_jax.sync.detect import detect_offset, motion
 from mtd_jax.sync.evidence import estimate
 from mtd_jax.sync.report import page
 from mtd_jax.sync.verdict import Result, Track, course_of
 from mtd_jax.synthetic.clips import portrait, record
+from mtd_jax.video.decode import open_video
 from mtd_jax.video.write import delay, write_mp4
 from tests.helpers.configs import STUDENT
 from tests.helpers.scores import made_up
@@ -186,7 +190,7 @@ def test_folder_goes_on_past_bad_files(checkpoint, recording, tmp_path, capsys, 
     out, err = capsys.readouterr()
     bad, good = map(json.loads, out.splitlines())
     assert bad["video"].endswith("a.mp4") and "not a video" in bad["error"] and good["tracks"]
-    assert "1 of 2 videos measured, 1 failed" in err
+    assert "measured 1 of 2, 1 failed" in err
     assert module.measure(checkpoint, folder) == 1
     assert "b.mp4" in capsys.readouterr().out
 
@@ -214,7 +218,7 @@ def test_filter_lists_the_clips_to_keep(checkpoint, tmp_path, capsys, monkeypatc
         assert module.measure(checkpoint, tmp_path, filter_max_offset=largest) == 0
         out, err = capsys.readouterr()
         assert out.splitlines() == [str(tmp_path / f"{name}.mp4") for name in names]
-        assert "4 of 4 videos measured" in err
+        assert "measured 4 of 4" in err
     assert module.measure(checkpoint, tmp_path / "late by 3.mp4", as_json=True, filter_max_offset=1) == 0
     assert json.loads(capsys.readouterr().out)["keep"] is False
 
@@ -222,7 +226,7 @@ def test_filter_lists_the_clips_to_keep(checkpoint, tmp_path, capsys, monkeypatc
 def test_a_guess_is_not_written_unless_forced(checkpoint, tmp_path, monkeypatch):
     written, scores = [], made_up([0] * 150, lead=0.0)
     monkeypatch.setattr(module, "detect_offset", lambda model, path, **_: found(str(path), scores))
-    monkeypatch.setattr(module, "shift_audio", lambda *arguments: written.append(arguments) or [])
+    monkeypatch.setattr(module, "move_audio", lambda *arguments: (written.append(arguments) or [], 1))
     (tmp_path / "a.mp4").write_bytes(b"x")
     fix = {"fix": str(tmp_path / "b.mp4")}
     with pytest.raises(UserError, match="b.mp4 was not written: the offset is a guess.*--force"):
@@ -232,21 +236,21 @@ def test_a_guess_is_not_written_unless_forced(checkpoint, tmp_path, monkeypatch)
 
 
 def test_of_a_folder_the_videos_that_need_it_are_copied(checkpoint, tmp_path, monkeypatch, capsys):
-    offsets = {"right": 0, "late": -6, "refused": 6, "guess": None}
+    offsets = {"right": 0, "late": -6, "refused": 6, "guess": None, "[b] [x]": 0}
 
     def detect(model, path, **_):
         moved = offsets[Path(path).stem] if Path(path).is_relative_to(tmp_path / "films") else 0
         return found(str(path), made_up([0] * 150, lead=0.0) if moved is None else made_up([moved] * 150))
 
-    def shift(source, output, delay, only):
+    def move(source, output, delay, measured, only):
         if Path(source).stem == "refused":
             raise UserError("no room")
-        assert (round(25 * delay), only) == (-6, 1)
+        assert (round(25 * delay), measured, only) == (-6, 1, 1)
         Path(output).write_bytes(b"moved")
-        return []
+        return [], 1
 
     monkeypatch.setattr(module, "detect_offset", detect)
-    monkeypatch.setattr(module, "shift_audio", shift)
+    monkeypatch.setattr(module, "move_audio", move)
     for name in offsets:
         (tmp_path / "films" / name).mkdir(parents=True)
         (tmp_path / "films" / name / f"{name}.mp4").write_bytes(b"x")
@@ -257,9 +261,36 @@ def test_of_a_folder_the_videos_that_need_it_are_copied(checkpoint, tmp_path, mo
     assert "within" in rows["right/right.mp4"] and "not needed" in rows["right/right.mp4"]
     assert "outside" in rows["late/late.mp4"] and "moved by -240 ms; measured again" in rows["late/late.mp4"]
     assert "failed: no room" in rows["refused/refused.mp4"] and "a guess" in rows["guess/guess.mp4"]
+    assert "[b] [x]/[b] [x].mp4" in rows  # no markup
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("copies/*/*")] == ["copies/late/late.mp4"]
+    assert module.measure(checkpoint, tmp_path / "films", as_json=True, **fix) == 1
+    copies = [json.loads(line)["copy"] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(copy[:10] for copy in copies) == [
+        "audio move",
+        "failed: no",
+        "not needed",
+        "not needed",
+        "not writte",
+    ]
+    (tmp_path / "a file").touch()
+    with pytest.raises(UserError, match="a file/x: cannot write there"):
+        module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "a file/x"))
     with pytest.raises(UserError, match="is within .*films: name a folder outside"):
         module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "films/copies"))
+
+
+def test_a_moved_copy_is_measured_by_the_track_that_was_measured(checkpoint, tmp_path, monkeypatch, capsys):
+    tracks, scores = [], made_up([6] * 150)
+
+    def detect(model, path, audio_track, **_):
+        tracks.append(audio_track)
+        return dataclasses.replace(found(str(path), scores), audio_track=3, is_cut_short=True)
+
+    monkeypatch.setattr(module, "detect_offset", detect)
+    monkeypatch.setattr(module, "move_audio", lambda source, output, delay, measured, only: ([], measured - 1))
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert module.measure(checkpoint, tmp_path / "a.mp4", audio_track="deu", fix=str(tmp_path / "b.mp4")) == 0
+    assert tracks == ["deu", "2"] and "moved by as much, unmeasured" in capsys.readouterr().err
 
 
 def test_a_repaired_copy_is_measured_by_its_only_track(checkpoint, tmp_path, monkeypatch):
@@ -320,6 +351,12 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
         ({"report": "."}, "is a folder"),
         ({"filter_max_offset": -1}, "filter_max_offset"),
         ({"standard": "smpte"}, "expected atsc, ebu, itu"),
+        ({"video": "missing.mp4", "fix": "copies"}, "missing.mp4: no such file"),
+        ({"fix": ""}, "--fix: expected a file"),
+        ({"fix_tracks": "measured"}, "belong to --fix"),
+        ({"fix": "b.mp4", "fix_tracks": "some"}, "expected all or measured"),
+        ({"fix": "b.mp4", "report": "b.mp4"}, "the same file"),
+        ({"audio": "a.mp4", "audio_track": "1"}, "exclude each other"),
     ],
 )
 def test_mistakes_are_one_line(checkpoint, recording, tmp_path, monkeypatch, options, message):
@@ -358,3 +395,25 @@ def test_the_audio_of_another_file(model, recording, tmp_path):
     expected = detect_offset(model, path, faces=face).tracks[0].scores.table
     other = detect_offset(model, tmp_path / "silent.mkv", faces=face, audio=tmp_path / "sound.wav")
     np.testing.assert_allclose(other.tracks[0].scores.table, expected, atol=1e-4)
+
+
+def test_a_still_image_moves_less_than_any_mouth(tmp_path):
+    """Boxes that differ by a pixel from search to search are no motion."""
+    pictures, box = portrait(record(0, 2, 0, 2.4))
+    still = np.repeat(pictures[:1], 60, axis=0)
+    motions = []
+    for name, shown in (("still", still), ("talk", pictures[:60])):
+        path = mux(tmp_path / f"{name}.mkv", shown, np.arange(60) / 25, noise(2.4), video_codec="ffv1")
+        (clip,), _ = face_clips(open_video(path), Shaky(box), FindSettings(whole=0))
+        motions.append(motion(clip))
+    assert motions[0] < 0.6 < 1.5 < motions[1]
+
+
+class Shaky:
+    """A detector whose boxes are off by up to a pixel."""
+
+    def __init__(self, box):
+        self.box, self.rng = np.array(box, float), np.random.default_rng(0)
+
+    def detect(self, frames):
+        return [np.array([[*self.box + self.rng.uniform(-1, 1, 4), 0.99]], np.float32) for _ in frames]

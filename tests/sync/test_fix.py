@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from mtd_jax.errors import UserError
 from mtd_jax.sync.ffmpeg import find_ffmpeg
-from mtd_jax.sync.fix import check_output, shift_audio
+from mtd_jax.sync.fix import check_output, move_audio, shift_audio
 from mtd_jax.video.decode import open_video, read
 from tests.helpers.rich_films import CHAPTERS, FILE, cover, pictures, rich
 from tests.helpers.videos import damage, lag_seconds, mux, noise, number_of, numbered, rotate_mp4
@@ -108,6 +108,14 @@ def test_only_the_chosen_audio_moves(films, tmp_path):
         for number in (1, 2):
             late = after["audio", number - 1][-1][1] - before["audio", number - 1][-1][1] - zero
             assert late == pytest.approx(0.48 if number == moved else 0, abs=0.002)
+
+
+def test_the_measured_audio_is_found_again_in_the_copy(films, tmp_path):
+    """Where a container has room for one, it is this one that is kept."""
+    notes, number = move_audio(films["mkv"], tmp_path / "out.flv", 0.2, measured_track=2)
+    kept = len([kind for kind, _ in tracks(tmp_path / "out.flv") if kind == "audio"])
+    assert number == kept or not notes_about(notes, "audio stream")
+    assert move_audio(films["mkv"], tmp_path / "out.mkv", 0.2, measured_track=2)[1] == 2
 
 
 def test_everything_in_the_file_comes_along(films, tmp_path):
