@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
+from mtd_jax.data import augment
 from mtd_jax.data.sources import FORMATS
 from mtd_jax.distributed.sharding import mesh_shape
 from mtd_jax.errors import UserError
@@ -40,6 +41,7 @@ def default_config(model: ModelConfig) -> Config:
                 "windows": 8,
                 "min_gap": 1,  # frames between the starts of two windows of a grid
                 "workers": 4,  # processes that read clips; 0: threads of this one
+                "augment": dataclasses.asdict(augment.OFF),  # TRANSFORM: (probability, low, high)
             },
             "loss": {
                 "name": "bce",  # one of LOSSES
@@ -85,12 +87,18 @@ def model_config(config: Config) -> ModelConfig:
     return ModelConfig(**config.model.to_dict())
 
 
+def augmentation(config: Config) -> augment.Augmentation:
+    """How training clips are altered. Raises `UserError` on a range that makes no sense."""
+    return augment.Augmentation(**{name: tuple(value) for name, value in config.data.augment.items()})
+
+
 def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
     """Raises `UserError` on any field that cannot work, before anything is read or compiled.
 
     Args: num_devices: of all num_processes processes together.
     """
     model_config(config)
+    augmentation(config)
     _check(config.loss.name in LOSSES, "loss.name", f"one of {', '.join(LOSSES)}", config.loss.name)
     _check(
         config.optimizer.schedule in SCHEDULES,

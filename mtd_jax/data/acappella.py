@@ -71,6 +71,7 @@ class AcappellaSource:
             name=name,
             frames=FrameFolder(name, str(folder), images, first),
             waveform=WaveformFile(name, str(file), samples),
+            faces=FrameFolder(name, str(folder), images, first, whole=True),
         )
 
 

@@ -37,11 +37,14 @@ class Clip:
       name: unique within its source, for example `speaker/clip`.
       frames: slicing gives uint8 RGB (n, 48, 96, 3), the lower half of the face crop, 25 per second.
       waveform: slicing gives int16 (n,), mono at 16 kHz; frame f starts at sample 640·f.
+      faces: where the source has them, the whole face crops that `frames` are the lower halves of: slicing gives
+        uint8 RGB (n, 96, 96, 3).
     """
 
     name: str
     frames: Sliceable
     waveform: Sliceable
+    faces: Sliceable | None = None
 
     @property
     def num_frames(self) -> int:

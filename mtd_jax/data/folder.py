@@ -21,28 +21,32 @@ _HALF_SHAPE = (FACE_SIZE // 2, FACE_SIZE, 3)
 
 @dataclasses.dataclass(frozen=True)
 class FrameFolder:
-    """The lower face halves of `directory/{first,first+1,…}.jpg`. A slice decodes only the files that it covers.
+    """The faces of `directory/{first,first+1,…}.jpg`. A slice decodes only the files that it covers.
 
-    Slicing gives uint8 RGB (n, 48, 96, 3) and raises `UnusableClip` if a file is missing or damaged.
+    Slicing gives uint8 RGB (n, 48, 96, 3), the lower halves, or whole faces (n, 96, 96, 3), and raises
+    `UnusableClip` if a file is missing or damaged.
 
     Attributes:
       name: the clip's name, for error messages.
       directory: contains the JPEGs, one face crop each, of any size.
       count: number of JPEGs.
       first: number of the first JPEG.
+      whole: gives whole faces.
     """
 
     name: str
     directory: str
     count: int
     first: int = 0
+    whole: bool = False
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, window: slice) -> np.ndarray:
         numbers = range(*window.indices(self.count))
-        return decode_lower_faces(map(self.encoded, numbers), self.name, map(self._file, numbers))
+        decode = decode_faces if self.whole else decode_lower_faces
+        return decode(map(self.encoded, numbers), self.name, map(self._file, numbers))
 
     def _file(self, number: int) -> str:
         return f"{self.first + number}.jpg"
@@ -167,6 +171,17 @@ def decode_lower_faces(
     return halves
 
 
+def decode_faces(encoded: Iterable[bytes], clip: str, labels: Iterable[str]) -> np.ndarray:
+    """As `decode_lower_faces`, but whole faces: uint8 RGB (n, 96, 96, 3)."""
+    faces = []
+    for data, label in zip(encoded, labels, strict=True):
+        try:
+            faces.append(whole_face(simplejpeg.decode_jpeg(data, colorspace="RGB")))
+        except ValueError as error:
+            raise UnusableClip(clip, f"{label} cannot be read ({one_line(error)})") from error
+    return np.stack(faces) if faces else np.empty((0, FACE_SIZE, FACE_SIZE, 3), np.uint8)
+
+
 def decode_lower_face(data: bytes, scratch: np.ndarray | None = None) -> np.ndarray:
     """Decodes the lower half of the face crop in a JPEG.
 
@@ -205,6 +220,11 @@ def lower_face(face: np.ndarray) -> np.ndarray:
     Returns:
       uint8 (48, 96, 3), rows 48–95 of the 96×96 face.
     """
-    if face.shape[:2] != (FACE_SIZE, FACE_SIZE):
-        face = cv2.resize(face, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)
-    return face[FACE_SIZE // 2 :]
+    return whole_face(face)[FACE_SIZE // 2 :]
+
+
+def whole_face(face: np.ndarray) -> np.ndarray:
+    """A face crop (height, width, 3), resized (bilinearly) to 96×96 if it has another size."""
+    if face.shape[:2] == (FACE_SIZE, FACE_SIZE):
+        return face
+    return cv2.resize(face, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)

@@ -74,6 +74,7 @@ class Lrs2Source:
             name=name,
             frames=FrameFolder(name, directory, num_images),
             waveform=WaveformFile(name, os.path.join(directory, AUDIO_FILE), num_samples),
+            faces=FrameFolder(name, directory, num_images, whole=True),
         )
 
     def _index(self, listed: list[tuple[int, str]], min_frames: int):

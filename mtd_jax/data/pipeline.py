@@ -18,7 +18,9 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME, ClipSource, UnusableClip
+from mtd_jax.data import augment
+from mtd_jax.data.augment import Augmentation
+from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME, Clip, ClipSource, UnusableClip
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.errors import UserError
 from mtd_jax.workers import end_with_parent
@@ -29,6 +31,7 @@ from mtd_jax.workers import end_with_parent
 # draws.
 # Row r of global batch k is draw k·B + r; a process of several works out its own rows of it.
 
+_BABBLE = 3  # voices
 MAX_SKIPS = 16  # unusable clips in a row, in one draw, before the data set is called broken
 Example = dict[str, np.ndarray | np.generic]  # a row; grain stacks rows to batches
 _reported: set[str] = set()  # unusable clips this process has logged
@@ -83,8 +86,9 @@ class _Draw:
         return batch * self.batch_size + self.shard.index * self.rows + row
 
 
+@dataclasses.dataclass(frozen=True)
 class TrainingDraw(_Draw):
-    """Local row number → example, from a clip chosen at random (with replacement).
+    """Local row number → example, from a clip chosen at random (with replacement), and altered.
 
     An unusable clip is passed over by going on with the same generator, logged once per process and counted in the
     example's `skipped`.
@@ -93,16 +97,36 @@ class TrainingDraw(_Draw):
       UserError: 16 unusable clips in a row.
     """
 
+    augmentation: Augmentation = augment.OFF
+
     def __call__(self, local: int) -> Example:
         rng = np.random.default_rng([self.seed, self.number(local)])
         for skipped in range(MAX_SKIPS):
             clip = self.source[int(rng.integers(len(self.source)))]
             try:
-                return _example(*self.pairing.draw(rng, clip), skipped)
+                return _example(*self._drawn(rng, local, clip), skipped)
             except UnusableClip as error:
                 _report_once(error)
                 last = error
         raise UserError(f"{MAX_SKIPS} unusable clips in a row, the last one {last}; check the data set")
+
+    def _drawn(
+        self, rng: np.random.Generator, local: int, clip: Clip
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self.augmentation.is_off:
+            return self.pairing.draw(rng, clip)
+        # A generator apart, so that the same windows are drawn whatever the transforms are.
+        seeds = np.random.SeedSequence([self.seed, self.number(local)], spawn_key=(2,))
+        altering = np.random.default_rng(seeds)
+        strengths = augment.draw(altering, self.augmentation)
+        altered = augment.alter_clip(altering, strengths, clip, lambda: self._voices(altering))
+        frames, audio, labels = self.pairing.draw(rng, clip, altered)
+        return augment.alter_frames(altering, strengths, frames), audio, labels
+
+    def _voices(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The audio of a few clips."""
+        clips = [self.source[int(number)] for number in rng.integers(len(self.source), size=_BABBLE)]
+        return [clip.waveform[: len(clip.waveform)] for clip in clips]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +209,7 @@ def make_training_iterator(
     start_batch: int = 0,
     shard: Shard = WHOLE_BATCH,
     loading: Loading = IN_THREADS,
+    augmentation: Augmentation = augment.OFF,
 ) -> "TrainingIterator":
     """An endless iterator over training batches of clips drawn at random, with replacement.
 
@@ -196,11 +221,13 @@ def make_training_iterator(
       start_batch: number of the first batch.
       shard: which rows of it this process gets.
       loading: worker processes and prefetching.
+      augmentation: how the clips are altered.
 
     Raises:
       UserError: an argument out of range; while iterating: 16 unusable clips in a row.
     """
-    return TrainingIterator(TrainingDraw(source, pairing, seed, batch_size, shard), start_batch, loading)
+    draw = TrainingDraw(source, pairing, seed, batch_size, shard, augmentation)
+    return TrainingIterator(draw, start_batch, loading)
 
 
 class TrainingIterator(grain.DatasetIterator):
@@ -221,6 +248,7 @@ class TrainingIterator(grain.DatasetIterator):
             "batch_size": draw.batch_size,
             "clips": len(draw.source),
             "pairing": dataclasses.asdict(draw.pairing),
+            "augmentation": _listed(draw.augmentation),
         }
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -260,8 +288,8 @@ class TrainingIterator(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on after the batch at which `state` was taken. Raises `UserError` when the data are others."""
         for key, ours in self._sequence.items():
-            if state[key] != ours:
-                problem = f"the checkpoint's training data have {key} {state[key]}, this run has {ours}"
+            if (theirs := state.get(key)) != ours:  # checkpoints of earlier versions know no augmentation
+                problem = f"the checkpoint's training data have {key} {theirs}, this run has {ours}"
                 raise UserError(f"{problem}; resume with the same data and configuration, or start afresh")
         self._stop()
         self._next_batch = int(state["next_batch"])
@@ -297,6 +325,13 @@ def evaluation_pairs(
     """
     draw = EvaluationDraw(source, Pairing("reference", window_frames), seed, batch_size, shard, pairs_per_clip)
     return _evaluation_pass(draw, loading)
+
+
+def _listed(augmentation: Augmentation) -> dict[str, list[float]] | None:
+    """As JSON gives it back; None if nothing is altered."""
+    if augmentation.is_off:
+        return None
+    return {name: list(value) for name, value in dataclasses.asdict(augmentation).items()}
 
 
 def _worker_died(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
-from mtd_jax.data.folder import decode_lower_faces
+from mtd_jax.data.folder import decode_faces, decode_lower_faces
 from mtd_jax.errors import UserError, one_line
 
 DATASET_NAME = "lip_sync_clips"  # what tfds makes of the builder's class name
@@ -134,10 +134,12 @@ class RecordSource:
         number = self._usable[index]
         name = self._names[number]
         stretches = _Stretches(name, self._records, int(self._first_record[number]), self._record_frames)
+        images = int(self._images[number])
         return Clip(
             name=name,
-            frames=RecordFrames(stretches, int(self._images[number]), self._are_halves),
+            frames=RecordFrames(stretches, images, self._are_halves),
             waveform=RecordWaveform(stretches, int(self._samples[number])),
+            faces=None if self._are_halves else RecordFrames(stretches, images, False, whole=True),
         )
 
 
@@ -177,11 +179,12 @@ class _Stretches:
 
 @dataclasses.dataclass(frozen=True)
 class RecordFrames:
-    """The lower face halves of a clip's records. Slicing works as in `folder.FrameFolder`."""
+    """The faces of a clip's records. Slicing works as in `folder.FrameFolder`."""
 
     stretches: _Stretches
     count: int
     are_halves: bool
+    whole: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -190,6 +193,8 @@ class RecordFrames:
         numbers = range(*window.indices(self.count))
         labels = (f"frame {number}" for number in numbers)
         encoded = map(self.encoded, numbers)
+        if self.whole:
+            return decode_faces(encoded, self.stretches.name, labels)
         return decode_lower_faces(encoded, self.stretches.name, labels, are_halves=self.are_halves)
 
     def encoded(self, number: int) -> bytes:

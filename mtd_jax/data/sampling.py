@@ -56,8 +56,15 @@ class Pairing:
             return self.window_frames + 1
         return self.window_frames + (self.windows - 1) * self.min_gap
 
-    def draw(self, rng: np.random.Generator, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(
+        self, rng: np.random.Generator, clip: Clip, altered: Clip | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draws an example.
+
+        Args:
+          clip: decides which windows are drawn.
+          altered: the same clip after augmentation, from which they are cut; None = `clip`. Its frames may be
+            whole faces, (G, T, 96, 96, 3) in the result.
 
         Returns:
           uint8 frames (G, T, 48, 96, 3), int16 audio (G, T·640), float32 labels (G, G).
@@ -66,13 +73,13 @@ class Pairing:
           UnusableClip: as `draw_reference` or `draw_grid`.
         """
         if self.kind == "grid":
-            return draw_grid(rng, clip, self.window_frames, self.windows, self.min_gap)
-        frames, audio, label = draw_reference(rng, clip, self.window_frames)
+            return draw_grid(rng, clip, self.window_frames, self.windows, self.min_gap, altered)
+        frames, audio, label = draw_reference(rng, clip, self.window_frames, altered)
         return frames[None], audio[None], np.full((1, 1), label, np.float32)
 
 
 def draw_reference(
-    rng: np.random.Generator, clip: Clip, window_frames: int
+    rng: np.random.Generator, clip: Clip, window_frames: int, altered: Clip | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Draws a window and pairs it, with probability ½ each, with its own audio or that of another window.
 
@@ -89,23 +96,28 @@ def draw_reference(
     starts = clip.num_frames - window_frames + 1
     if starts < 2:
         raise UnusableClip(clip.name, f"{clip.num_frames} frames, expected at least {window_frames + 1}")
-    start = int(rng.integers(starts))
-    audio = _window_audio(clip, start, window_frames)
+    altered = altered or clip
+    start = heard = int(rng.integers(starts))
     label = float(rng.random() < 0.5)
     if not label:
-        if _rms(audio) > SILENCE_RMS:
+        if _rms(_window_audio(clip, start, window_frames)) > SILENCE_RMS:
             others = np.arange(starts)
         else:
             others = np.flatnonzero(window_rms(clip, window_frames) > SILENCE_RMS)
         others = others[others != start]
         if len(others) == 0:
             raise UnusableClip(clip.name, "near-silent throughout, so no pair can be recognized as out of sync")
-        audio = _window_audio(clip, int(rng.choice(others)), window_frames)
-    return clip.frames[start : start + window_frames], audio, label
+        heard = int(rng.choice(others))
+    return altered.frames[start : start + window_frames], _window_audio(altered, heard, window_frames), label
 
 
 def draw_grid(
-    rng: np.random.Generator, clip: Clip, window_frames: int, windows: int, min_gap: int
+    rng: np.random.Generator,
+    clip: Clip,
+    window_frames: int,
+    windows: int,
+    min_gap: int,
+    altered: Clip | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws G windows of one clip, in order of time, whose starts are at least `min_gap` frames apart.
 
@@ -123,8 +135,9 @@ def draw_grid(
     if starts is None:
         needed = window_frames + (windows - 1) * min_gap
         raise UnusableClip(clip.name, f"{clip.num_frames} frames, expected at least {needed}")
-    frames = np.stack([clip.frames[start : start + window_frames] for start in starts])
-    audio = np.stack([_window_audio(clip, start, window_frames) for start in starts])
+    altered = altered or clip
+    frames = np.stack([altered.frames[start : start + window_frames] for start in starts])
+    audio = np.stack([_window_audio(altered, start, window_frames) for start in starts])
     return frames, audio, np.eye(windows, dtype=np.float32)
 
 

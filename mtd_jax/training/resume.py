@@ -1,5 +1,6 @@
 """Saving a training run whole, and resuming it."""
 
+import dataclasses
 import json
 import re
 import zlib
@@ -21,6 +22,7 @@ from mtd_jax.checkpoint import (
     save_args,
     writing,
 )
+from mtd_jax.data import augment
 from mtd_jax.distributed.sharding import place
 from mtd_jax.errors import UserError
 from mtd_jax.network.weights import check_cover, flat, model_arrays, nested
@@ -116,6 +118,10 @@ def restore_run(
 
 
 def _check_same_config(before: dict, now: dict, where: str):
+    # Checkpoints of versions without augmentation were trained without.
+    before = before | {
+        "data": {"augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF)))} | before["data"]
+    }
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.
     allowed = (

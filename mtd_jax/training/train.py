@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mtd_jax.checkpoint import load_model, open_manager, writing
-from mtd_jax.config import Config, model_config, validate
+from mtd_jax.config import Config, augmentation, model_config, validate
 from mtd_jax.data.clip import ClipSource
 from mtd_jax.data.pipeline import Loading, Shard, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
@@ -85,6 +85,7 @@ def train(config, workdir, report=print) -> dict:
         batch_size=config.batch_size,
         shard=shard,
         loading=Loading(workers=config.data.workers),
+        augmentation=augmentation(config),
     )
     with (
         taken(workdir),
