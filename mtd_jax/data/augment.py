@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-import scipy.signal
 import simplejpeg
 import soundfile
 
@@ -262,12 +261,14 @@ def alter_audio(
     Returns:
       int16 (n,).
     """
+    from scipy import signal  # adds filters of warnings, which an import of this package must not do
+
     samples = waveform.astype(np.float32)
     count, level = len(samples), _rms(samples)
     if level == 0:
         return waveform
     if (seconds := drawn["reverberation"]) is not None:
-        samples = scipy.signal.oaconvolve(samples, _room(rng, seconds))[:count]
+        samples = signal.oaconvolve(samples, _room(rng, seconds))[:count]
     if (decibels := drawn["babble"]) is not None:
         others = [np.roll(np.resize(voice, count), int(rng.integers(count))) for voice in map(_scaled, voices())]
         samples = samples + _at(np.sum(others, axis=0), level, decibels)
@@ -277,9 +278,7 @@ def alter_audio(
         samples = samples + _at(_normal(rng, count), level, decibels)
     for name, kind in (("low_pass", "lowpass"), ("high_pass", "highpass")):
         if (hertz := drawn[name]) is not None:
-            samples = scipy.signal.sosfilt(
-                scipy.signal.butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos"), samples
-            )
+            samples = signal.sosfilt(signal.butter(2, hertz, kind, fs=SAMPLE_RATE, output="sos"), samples)
     if (tilt := drawn["tilt"]) is not None:
         octaves = np.log2(np.maximum(np.fft.rfftfreq(2 * count, 1 / SAMPLE_RATE), 50) / 1000)
         spectrum = np.fft.rfft(samples, 2 * count) * 10 ** (tilt * octaves / 20)

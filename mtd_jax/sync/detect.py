@@ -31,7 +31,7 @@ EVERY = 5  # frames from one scored window to the next, unless all are: windows 
 _LEAST_SHIFT, _LARGEST_SHIFT = 2, 5 * FPS
 _CHUNK = 500  # frames scored at a time, so that an hour of video fits in memory; a multiple of 5
 _CONTEXT = 15  # frames averaged for the offset of one window
-_SURE = 0.99  # of a sampled film: enough to stop
+_SURE = 0.97  # of a sampled film: enough to stop
 _WIDE = 3 * FPS  # frames; how far a wider search goes if nothing in the range fits
 _WIDE_WINDOWS = 24  # and on how many windows
 # Shots are often short, and the windows of all of them count together.

@@ -6,8 +6,8 @@ every offset may choose its own speaker, none is favoured.
 
 Confidence compares the best offset with its rivals, all others but its neighbours, on the windows that see both.
 The mean lead over a rival in units of its standard error is t. For the rival that comes closest, doubt is the part
-of Student's t distribution outside ±t, and confidence is 1 − doubt²: near 1 if no rival comes close, 0 if one is
-as good. (The square is a calibration: docs/video.md has the films that it rests on.)
+of Student's t distribution outside ±t, and confidence is 1 − doubt^1.5: near 1 if no rival comes close, 0 if one
+is as good. (The exponent is a calibration: docs/video.md has the films that it rests on.)
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from mtd_jax.data.clip import FPS
 TOLERANCE = 1  # frames; viewers do not notice 40 ms, and the published protocol counts it as in sync
 MEMORY = 5  # frames after which windows say something new; longer windows have a longer one
 _BLOCK = FPS  # frames in which nobody else begins to speak
+_CALIBRATION = 1.5  # exponent of the doubt
 _FEWEST = 4  # independent windows that two offsets must share to be compared
 
 
@@ -142,7 +143,7 @@ def estimate(scores: Scores, everywhere: bool = True) -> Estimate:
         here = float(np.clip(lead.mean() / error, 0, 1e6))
         t = min(t, here)
         doubt = float(2 * special.stdtr(count - 1, -here))
-        confidence = min(confidence, 1 - doubt**2)
+        confidence = min(confidence, 1 - doubt**_CALIBRATION)
     if not rivals:
         t, confidence = 0.0, 0.0
     score = float(np.nanmean(table[:, best]))

@@ -16,9 +16,9 @@ from mtd_jax.data.clip import FPS
 from mtd_jax.sync.evidence import TOLERANCE, Estimate, Scores, centred, estimate
 
 CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the diagram this threshold comes from
-_BEYOND_DOUBT = 0.999  # of a piece alone: a film has hundreds of them
+_BEYOND_DOUBT = 0.995  # of a piece alone: a film has hundreds of them
 _GUESS = 0.5  # below it there is not even a guess
-_SIDES = 0.99  # of both sides of an edit
+_SIDES = 0.97  # of both sides of an edit
 _PIECE = 3 * FPS
 _RATES = {  # of the audio's clock to the video's: what conversions between frame rates leave behind
     "24 to 25 frames per second": 25 / 24 - 1,

@@ -28,7 +28,7 @@ def test_t_and_confidence_by_hand():
     neighbours = 2 * (1 - 1 / 2) * float(((lead - 1)[1:] * (lead - 1)[:-1]).sum())
     t = 1 / (np.sqrt(max(total, total + neighbours)) / 4)
     assert found.offset_frames == 0 and found.t == pytest.approx(t)
-    assert found.confidence == pytest.approx(1 - (2 * stats.t.cdf(-t, 3)) ** 2)
+    assert found.confidence == pytest.approx(1 - (2 * stats.t.cdf(-t, 3)) ** 1.5)
 
 
 def test_windows_that_share_frames_count_once_in_five():
