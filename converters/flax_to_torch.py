@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from mtd_jax.checkpoint import load_description, load_loss_weights, load_model
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, main_function
 from mtd_jax.network.model import ModelConfig
 from mtd_jax.network.weights import model_arrays
 
@@ -71,7 +71,7 @@ def _kind(config: ModelConfig) -> str:
     return "no released architecture (converters.torch_model loads it, the public code does not)"
 
 
-main = command.main_function(lambda: convert(_FLAGS.checkpoint, _FLAGS.output), _FLAGS, __doc__)
+main = main_function(lambda: convert(_FLAGS.checkpoint, _FLAGS.output), _FLAGS, __doc__)
 
 if __name__ == "__main__":
     command.run(main)

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from mtd_jax.checkpoint import model_from_arrays, save_model
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, main_function
 from mtd_jax.network.model import PIXELS, ModelConfig, count_parameters
 
 from . import command
@@ -127,7 +127,7 @@ def _work() -> None:
     convert(f.checkpoint, f.model, f.output, f.pixels, f.verify, f.window_frames)
 
 
-main = command.main_function(_work, _FLAGS, __doc__)
+main = main_function(_work, _FLAGS, __doc__)
 
 if __name__ == "__main__":
     command.run(main)

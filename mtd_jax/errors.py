@@ -61,6 +61,29 @@ def exit_code(work: Callable[[], int | None]) -> int:
         return 130
 
 
+def main_function(
+    work: Callable[[], None], flag_values: flags.FlagValues, about: str | None
+) -> Callable[[list[str]], int]:
+    """A `main(argv)` that parses `flag_values`, calls `work()` and returns the exit code.
+
+    Args:
+      about: printed by --help, before the flags.
+    """
+
+    def command(argv: list[str]) -> None:
+        flag_values.unparse_flags()
+        parse_flags(flag_values, argv)
+        work()
+
+    def main(argv: list[str]) -> int:
+        if "--help" in argv:
+            print(f"{about or ''}\n{flag_values.get_help()}")
+            return 0
+        return exit_code(lambda: command(argv))
+
+    return main
+
+
 def exit_at_once_on_sigterm() -> None:
     """Lets SIGTERM end a command that has nothing to save with exit code 75.
 

@@ -1,4 +1,4 @@
-"""Runs jobs in worker processes, with a progress bar; survives jobs that crash their worker."""
+"""Work beside the main thread: jobs in processes, with a progress bar, and items that a thread prepares ahead."""
 
 import collections
 import concurrent.futures.process

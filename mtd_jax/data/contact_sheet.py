@@ -15,7 +15,7 @@ from absl import flags
 from mtd_jax.data import augment
 from mtd_jax.data.clip import SAMPLE_RATE, Clip
 from mtd_jax.data.sources import FORMATS, open_source
-from mtd_jax.errors import UserError, exit_code, parse_flags
+from mtd_jax.errors import UserError, main_function
 from mtd_jax.storage import check_writable
 
 _STEPS = 5  # strengths of a transform
@@ -74,29 +74,21 @@ def _show(place, clip: Clip, drawn: augment.Drawn, voices: list[np.ndarray], is_
         place.set_aspect("auto")
 
 
-def main(argv: list[str]) -> int:
-    """The command; returns its exit code."""
-    if "--help" in argv:
-        print(f"{__doc__}\n{_FLAGS.get_help()}")
-        return 0
+def _command() -> None:
+    root, output = _ROOT.value, _OUTPUT.value
+    if not root or not output:
+        raise UserError("--root and --output: expected a folder of clips and a PNG file to write")
+    check_writable(output)
+    source = open_source(_FORMAT.value, root, _LIST.value, min_frames=25)
+    number = _CLIP.value or 0
+    if number >= len(source):
+        raise UserError(f"--clip: expected 0 to {len(source) - 1}, got {number}")
+    others = [source[other % len(source)] for other in range(number + 1, number + 4)]
+    sheet(source[number], [other.waveform[: len(other.waveform)] for other in others], output)
+    print(f"drawn: {output}")
 
-    def work() -> None:
-        _FLAGS.unparse_flags()
-        parse_flags(_FLAGS, argv)
-        root, output = _ROOT.value, _OUTPUT.value
-        if not root or not output:
-            raise UserError("--root and --output: expected a folder of clips and a PNG file to write")
-        check_writable(output)
-        source = open_source(_FORMAT.value, root, _LIST.value, min_frames=25)
-        number = _CLIP.value or 0
-        if number >= len(source):
-            raise UserError(f"--clip: expected 0 to {len(source) - 1}, got {number}")
-        others = [source[other % len(source)] for other in range(number + 1, number + 4)]
-        sheet(source[number], [other.waveform[: len(other.waveform)] for other in others], output)
-        print(f"drawn: {output}")
 
-    return exit_code(work)
-
+main = main_function(_command, _FLAGS, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

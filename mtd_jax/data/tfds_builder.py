@@ -33,7 +33,7 @@ from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource, JpegFrames, U
 from mtd_jax.data.folder import decode_lower_face
 from mtd_jax.data.records import DATASET_NAME, RECORD_FRAMES, VERSION, features, records_of
 from mtd_jax.data.sources import FORMATS, list_names, open_source
-from mtd_jax.errors import UserError, exit_code, one_line, parse_flags
+from mtd_jax.errors import UserError, main_function, one_line
 from mtd_jax.storage import is_remote, writing_to
 from mtd_jax.workers import usable_cores
 
@@ -281,19 +281,7 @@ def _command() -> None:
     print(f"data set: {target}; use it with --config.data.format=tfds --config.data.root={_OUTPUT.value}")
 
 
-def main(argv: list[str]) -> int:
-    """The command; returns its exit code."""
-    if "--help" in argv:
-        print(f"{__doc__}\n{_FLAGS.get_help()}")
-        return 0
-
-    def work() -> None:
-        _FLAGS.unparse_flags()
-        parse_flags(_FLAGS, argv)
-        _command()
-
-    return exit_code(work)
-
+main = main_function(_command, _FLAGS, __doc__)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the incomplete folder is removed

@@ -209,13 +209,13 @@ class Follower:
     def _trace_back(self, frame: int, waiting: Iterable[tuple[int, Picture]]) -> None:
         """Looks for the faces that begin in this frame in the pictures since the whole one was searched before."""
         new = [track for track in self.faces.open if track.first == frame]
-        still: Picture | None = None
-        for before, picture in reversed(list(waiting)):
-            if not new or before == frame or (frame - before) % self._settings.every:
-                still = picture if before == frame else still
-                continue
-            if picture is still:  # it stood for so long that it counts as having no faces
+        *earlier, (_, found_in) = waiting
+        for before, picture in reversed(earlier):
+            if not new:
                 return
+            # The same picture shows nothing new; and where it stands for long, it counts as having no faces.
+            if picture is found_in or (frame - before) % self._settings.every:
+                continue
             boxes = self._near(picture.rgb(), [track.boxes(track.first)[0] for track in new])
             for track, box in zip(list(new), boxes, strict=True):
                 others = [other.box_at(before) for other in self.faces.open if other.first <= before]

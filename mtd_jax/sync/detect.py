@@ -114,23 +114,9 @@ def detect_offset(
         max_shift=max_shift,
         every=1 if thorough else EVERY,
     )
-    length = _declared_frames(video)
     timed = isinstance(film.source, list) and film.source != WHOLE_FRAME  # boxes tell where to look
-    if thorough or timed or length is None or length <= sample.WHOLE or not video.can_seek:
-        film.look_at_all(progress)
-        if film.every > 1 and film.faces and not film.is_sure_at_all():
-            film.look_closer(progress)
-        share = 1.0
-    else:
-        share = film.look_at_samples(length, progress)
-        if share is None:  # the container declares more than there is
-            length = min(video.last_frame() or length, length)
-            film.forget()
-            if length <= sample.WHOLE:
-                film.look_at_all(progress)
-                share = 1.0
-            else:
-                share = film.look_at_samples(length, progress, as_declared=False) or 1.0
+    whole = thorough or timed or not video.can_seek
+    share = film.look(None if whole else _declared_frames(video), progress)
     if not film.faces:
         raise UserError(film.why_nothing())
     return film.result(str(path), share)
@@ -172,9 +158,27 @@ class _Film:
     found: list[FoundFaces] = dataclasses.field(default_factory=list)
     short: list[str] = dataclasses.field(default_factory=list)
     looked: int = 0
-    missing: list[float] = dataclasses.field(default_factory=list)
+    ends_early: bool = False
 
-    def look_at_all(self, progress: Progress) -> None:
+    def look(self, length: int | None, progress: Progress) -> float:
+        """Looks at the film, long ones at samples. Returns the share that was looked at.
+
+        Args:
+          length: frames that the container declares; None = look at all, however many there are.
+        """
+        if length is None or length <= sample.WHOLE:
+            self._look_at_all(progress)
+            if self.every > 1 and self.faces and estimate(self._pooled()).confidence < CONFIDENT:
+                self._look_closer(progress)
+            return 1.0
+        share = self._look_at_samples(length, progress)
+        if share is not None:
+            return share
+        # Often the audio is longer than the video. The stretches are spread anew over what there is.
+        self.faces, self.found, self.short, self.looked, self.ends_early = [], [], [], 0, True
+        return self.look(min(self.video.last_frame() or length, length), progress)
+
+    def _look_at_all(self, progress: Progress) -> None:
         progress.stage("looking for faces", self.video.duration_seconds)
 
         def told(done: float, total: float | None) -> None:
@@ -191,28 +195,17 @@ class _Film:
             self._score(clip, lambda frames, before=done: progress.update(before + frames))
             done += len(clip.clip.frames)
 
-    def look_closer(self, progress: Progress) -> None:
+    def _look_closer(self, progress: Progress) -> None:
         """Scores every window of the faces that were found."""
         clips, self.every, self.faces = [face.clip for face in self.faces], 1, []
         progress.stage("scoring every window", sum(len(clip.clip.frames) for clip in clips))
         self._score_all(clips, progress)
 
-    def is_sure_at_all(self) -> bool:
-        return estimate(self._pooled()).confidence >= CONFIDENT
-
-    def forget(self) -> None:
-        """Begins afresh, knowing where the film ends."""
-        self.faces, self.found, self.short, self.looked = [], [], [], 0
-
-    def look_at_samples(self, length: int, progress: Progress, as_declared: bool = True) -> float | None:
+    def _look_at_samples(self, length: int, progress: Progress) -> float | None:
         """Looks at stretches until the verdict is sure.
 
-        Args:
-          length: frames of the film.
-          as_declared: the length is what the container says, which may be that of longer audio.
-
         Returns:
-          The share of the film that was looked at; None if the film ends before its declared length.
+          The share of the film that was looked at; None where it is found to end before this length.
         """
         progress.stage("sampling the film", sample.MOST)
         looked: list[tuple[int, int]] = []
@@ -225,14 +218,11 @@ class _Film:
                 self.found.append(found)
             for clip in clips:
                 self._score(clip)
-            is_there = found.num_frames > 0 and found.end >= min(end, length - FPS)
-            if not is_there:
-                self.missing.append((found.end if found.num_frames else start) / FPS)
             progress.update(len(looked))
-            return is_there
+            return found.num_frames > 0 and found.end >= min(end, length - FPS)
 
         for count, (start, end) in enumerate(sample.stretches(length), start=1):
-            if not look(start, end) and as_declared:
+            if not look(start, end) and not self.ends_early:
                 return None
             if count >= sample.FIRST and self.faces and self._is_sure():
                 break
@@ -353,7 +343,7 @@ class _Film:
         if course.is_constant and whole.confidence >= CONFIDENT:
             fine = fine_offset(self.scorer, self._voices(scores, whole), whole.offset_frames)
         warnings = [*self.video.warnings, *_face_warnings(self.found, share), *self.short]
-        if self.missing and not self.video.is_cut_short:
+        if self.ends_early and not self.video.is_cut_short:
             ends = max(part.end for part in self.found) / FPS
             warnings.append(
                 f"video: ends at {ends:.0f} s, before the file does at {self.video.duration_seconds:.0f} s"

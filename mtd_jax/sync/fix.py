@@ -29,7 +29,7 @@ def move_audio(
     source: str | os.PathLike,
     output: str | os.PathLike,
     delay_seconds: float,
-    measured_track: int = 1,
+    measured_track: int | None = None,
     only_track: int | None = None,
 ) -> tuple[list[str], int]:
     """Writes a copy of a video with its audio `delay_seconds` later (earlier if negative).
@@ -40,7 +40,7 @@ def move_audio(
     Args:
       source: of any format FFmpeg reads.
       output: its suffix chooses the container; may exist, but must not be the source.
-      measured_track: number of the audio stream, from 1, that must not be dropped.
+      measured_track: number of the audio stream, from 1, that must not be dropped; None = the main one.
       only_track: number of the only one to move; None = all.
 
     Returns:
@@ -69,7 +69,7 @@ def shift_audio(
     source: str | os.PathLike, output: str | os.PathLike, delay_seconds: float, only_track: int | None = None
 ) -> list[str]:
     """As `move_audio`; returns what is not as in the source, a line each."""
-    return move_audio(source, output, delay_seconds, only_track or 1, only_track)[0]
+    return move_audio(source, output, delay_seconds, only_track, only_track)[0]
 
 
 def check_output(source: str | os.PathLike, output: str | os.PathLike) -> ContainerFormat:
@@ -102,7 +102,7 @@ class _Copy:
         scratch: Path,
         muxer: ContainerFormat,
         delay: float,
-        measured_track: int,
+        measured_track: int | None,
         only_track: int | None,
     ):
         self._ffmpeg, self._source, self._scratch = find_ffmpeg(), source, scratch
@@ -113,7 +113,8 @@ class _Copy:
         tracks = self._held.of_kind("audio")
         moved = tracks if only_track is None else [tracks[only_track - 1]]
         self._delays = {index: delay if index in moved else 0.0 for index in tracks}
-        self._measured = self._held.video, tracks[measured_track - 1]
+        measured = self._held.audio if measured_track is None else tracks[measured_track - 1]
+        self._measured = self._held.video, measured
         # AVI, ASF and MPEG count frames: they garble the times of modern codecs, and start with the first frame.
         self._counts_frames = not muxer.flags & Flags.variable_fps.value
         self._zero_start = muxer.name == "avi"  # of all audio

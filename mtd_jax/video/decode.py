@@ -201,6 +201,7 @@ class VideoFile:
       duration_seconds: the duration that the container declares; None if it does not declare one.
       stream_index: of the video stream, among all of the file.
       audio_track: number of the audio stream among those of the file, from 1.
+      is_cut_short: the clock jumps in what was decoded so far; what follows was left out.
       can_seek: the container gives every frame its time, so that a part can be found and its frames be told.
     """
 
@@ -216,7 +217,7 @@ class VideoFile:
     _audio_tracks: int
     _chosen: bool
     _faults: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    _cut_short: bool = False
+    is_cut_short: bool = False
     _converter: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
     _sampler: VideoReformatter = dataclasses.field(default_factory=VideoReformatter)
 
@@ -268,11 +269,6 @@ class VideoFile:
             end = end_of(container, video_stream(container, self.path))
         return None if end is None else int((end - self._origin) * FPS)
 
-    @property
-    def is_cut_short(self) -> bool:
-        """Whether the clock jumps in what was decoded so far; what follows was left out."""
-        return self._cut_short
-
     def waveform(self) -> np.ndarray:
         """int16 (samples,), 16 kHz mono, from grid frame 0 to the end of the audio.
 
@@ -284,7 +280,7 @@ class VideoFile:
         if rms(samples) < QUIET:
             samples = self._something_louder(samples, faults)
         self._faults["audio"] = faults.warnings()
-        self._cut_short |= faults.ended_early
+        self.is_cut_short |= faults.ended_early
         return samples
 
     def stereo(self, rate: int) -> np.ndarray:
@@ -323,7 +319,7 @@ class VideoFile:
                 if progress is not None and k % FPS == 0:
                     progress(k / FPS, self.duration_seconds)
                 yield k, frame
-        self._cut_short |= faults.ended_early
+        self.is_cut_short |= faults.ended_early
         if last is not None:  # a part of the file: what other parts had stays
             self._faults["video"] = list(dict.fromkeys(self._faults.get("video", []) + faults.messages))
             return

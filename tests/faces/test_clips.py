@@ -225,6 +225,15 @@ def test_between_searches_of_the_whole_picture_a_face_is_searched_for_where_it_w
     assert [size == (240, 320) for size in detector.sizes] == [True, *8 * [False]]
 
 
+@pytest.mark.parametrize("fps", [5, 12, 25])
+def test_a_face_that_comes_in_is_traced_back_to_where_it_did(tmp_path, fps):
+    """At any frame rate: of frames that repeat, too."""
+    pictures = with_squares(4 * fps, {"red": lambda k: (20 + k, 20, 40) if k >= 1.6 * fps else None})
+    path = mux(tmp_path / "a.mkv", pictures, np.arange(4 * fps) / fps, noise(4))
+    (clip,), _ = face_clips(open_video(path), SquareDetector())
+    assert 40 <= clip.track.start <= 45 and clip.track.end >= 98
+
+
 def test_a_face_that_is_lost_is_searched_for_in_the_whole_picture(tmp_path):
     jumping = {"red": lambda k: (10, 20, 40) if k < 33 else (250, 150, 40)}
     video = open_video(film(tmp_path / "a.mp4", with_squares(70, jumping, 240, 320)))
