@@ -113,9 +113,9 @@ def torch_ways(model, video_windows, mel_windows) -> dict:
     """The ways of PyTorch, each (function → scores (frames, 31), frames), with the weights of `model`."""
     import torch
 
-    from converters.key_table import to_torch
     from converters.verify import twin_of
     from mtd_jax.network.weights import model_arrays
+    from mtd_jax.released.key_table import to_torch
 
     torch.set_num_threads(usable_cores())
     arrays = {name: np.asarray(array) for name, array in model_arrays(model).items()}

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converters.key_table import to_torch
 from converters.torch_model import TorchFeatures, TorchSyncModel
 from converters.verify import twin_of
 from mtd_jax.network.model import ENCODERS, ModelConfig
+from mtd_jax.released.key_table import to_torch
 from mtd_jax.training.losses import CLAMP_FLOOR
 
 

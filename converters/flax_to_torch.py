@@ -15,9 +15,9 @@ from mtd_jax.checkpoint import load_description, load_loss_weights, load_model
 from mtd_jax.errors import UserError, main_function
 from mtd_jax.network.model import ModelConfig
 from mtd_jax.network.weights import model_arrays
+from mtd_jax.released.key_table import to_torch
 
 from . import command
-from .key_table import to_torch
 from .torch_file import write_checkpoint
 
 _FLAGS = flags.FlagValues()

@@ -8,25 +8,16 @@ pixel convention belongs to the weights and is stored with them.
 
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-from mtd_jax.checkpoint import model_from_arrays, save_model
+from mtd_jax.checkpoint import save_model
 from mtd_jax.errors import UserError, main_function
-from mtd_jax.network.model import PIXELS, ModelConfig, count_parameters
+from mtd_jax.network.model import PIXELS, count_parameters
+from mtd_jax.released.convert import LICENCE, MODELS, PIXELS_ADVICE, read_model
 
 from . import command
-from .key_table import to_flax, torch_shapes
-from .torch_file import read_checkpoint
-
-MODELS = {"vocalist": ModelConfig.vocalist, "mtd_vocalist": ModelConfig.mtd_vocalist}
-_PIXELS_ADVICE = {
-    "vocalist": "correct for vocalist_*.pth; the reproduced teacher repro_Vocalist.pth needs --pixels=rgb255",
-    "mtd_vocalist": "correct for pure_MTDVocaLiST.pth; pass --pixels for weights trained on others",
-}
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string("checkpoint", None, "the .pth file", _FLAGS, required=True)
@@ -64,14 +55,11 @@ def convert(
     output = Path(output)
     if os.path.lexists(output):
         raise UserError(f"{output} exists already; name a new directory or remove it")
-    changes = {"window_frames": window_frames} | ({} if pixels is None else {"pixels": pixels})
-    config = MODELS[model](**changes)
-    released = read_checkpoint(checkpoint)
-    _check_model(released.state_dict, model, checkpoint)
-    flax_model = model_from_arrays(config, to_flax(config, released.state_dict, str(checkpoint)), str(checkpoint))
+    flax_model, released = read_model(checkpoint, model, pixels, window_frames)
+    config = flax_model.config
     for note in released.notes:
         print(f"note: {note}")
-    print(f"pixels: {config.pixels} ({'as requested' if pixels else f'the default: {_PIXELS_ADVICE[model]}'})")
+    print(f"pixels: {config.pixels} ({'as requested' if pixels else f'the default: {PIXELS_ADVICE[model]}'})")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -82,6 +70,7 @@ def convert(
                 step=released.step,
                 loss_weights=released.loss_weights,
                 source=f"converted from {Path(checkpoint).name}",
+                licence=LICENCE,
             )
             if verify:
                 from .verify import verify_conversion  # imports the twin, which most conversions do not need
@@ -94,31 +83,6 @@ def convert(
     print(
         f"wrote {output}: {model}, {count_parameters(flax_model):,} parameters, step {released.step}, "
         f"{weights} learned loss weights"
-    )
-
-
-def _check_model(state_dict: Mapping[str, np.ndarray], asked: str, source: str | os.PathLike) -> None:
-    """Raises `UserError` for a file of the other model, or of another network altogether.
-
-    A file that fits the requested model best, but not exactly, is left to `to_flax`, which names what differs.
-    """
-
-    def fitting(model: str) -> int:
-        shapes = torch_shapes(MODELS[model]())
-        return sum(name in shapes and shapes[name].shape == array.shape for name, array in state_dict.items())
-
-    scores = {model: fitting(model) for model in MODELS}
-    best = max(scores, key=lambda model: scores[model])
-    if scores[asked] == scores[best] > 0:
-        return
-    if scores[best] == 0:
-        raise UserError(
-            f"{source}: none of its {len(state_dict)} entries belongs to {' or '.join(MODELS)}; expected names "
-            f"like vid_prenet.0.conv_block.0.weight, got {next(iter(state_dict))}"
-        )
-    raise UserError(
-        f"{source} looks like {best} ({scores[best]} of {len(state_dict)} entries fit it, {scores[asked]} "
-        f"fit {asked}); pass --model={best}"
     )
 
 

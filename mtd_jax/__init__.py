@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
-    from mtd_jax.checkpoint import load_model as load_model
     from mtd_jax.checkpoint import save_model as save_model
     from mtd_jax.errors import UserError as UserError
     from mtd_jax.evaluation.evaluate import evaluate as evaluate
+    from mtd_jax.models import load_model as load_model
     from mtd_jax.network.mel import log_mel as log_mel
     from mtd_jax.network.model import Features as Features
     from mtd_jax.network.model import ModelConfig as ModelConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
     from mtd_jax.training.losses import mtd_loss as mtd_loss
 
 _HOME = {
-    "load_model": "mtd_jax.checkpoint",
+    "load_model": "mtd_jax.models",
     "save_model": "mtd_jax.checkpoint",
     "UserError": "mtd_jax.errors",
     "evaluate": "mtd_jax.evaluation.evaluate",

@@ -42,7 +42,9 @@ class ChecksumError(ValueError):
     """Arrays that were read are not the arrays that were written."""
 
 
-def describe(config: ModelConfig, step: int, source: str, trees: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    config: ModelConfig, step: int, source: str, trees: Mapping[str, Any], licence: str = ""
+) -> dict[str, Any]:
     """The `config` item: everything that is needed to use the weights. Args: trees: the other items, by name."""
     return {
         "format": FORMAT,
@@ -50,6 +52,7 @@ def describe(config: ModelConfig, step: int, source: str, trees: Mapping[str, An
         "mel": MEL_SETTINGS,
         "step": int(step),
         "source": source,
+        "licence": licence,
         "checksums": {item: checksums(flat(tree)) for item, tree in trees.items()},
         "versions": {"jax": jax.__version__, "flax": flax.__version__, "orbax": ocp.__version__},
     }
@@ -62,12 +65,14 @@ def save_model(
     step: int = 0,
     loss_weights: jax.typing.ArrayLike | None = None,
     source: str = "saved model",
+    licence: str = "",
 ) -> None:
     """Writes a checkpoint directory with config and weights; it appears whole or not at all.
 
     Args:
       loss_weights: (13,) learned uncertainties to keep with the weights, or None.
       source: how the weights were made, kept in the checkpoint.
+      licence: whose terms apply to them, kept as well.
 
     Raises:
       UserError: the directory exists already, or cannot be written.
@@ -79,7 +84,7 @@ def save_model(
     if loss_weights is not None:
         trees["loss"] = {"uncertainty": jnp.asarray(loss_weights, jnp.float32)}
     with writing(path), _checkpointer() as checkpointer:
-        checkpointer.save(path, save_args(path, trees, describe(model.config, step, source, trees)))
+        checkpointer.save(path, save_args(path, trees, describe(model.config, step, source, trees, licence)))
 
 
 def load_model(directory: str | os.PathLike) -> SyncModel:
@@ -121,12 +126,16 @@ def restore_arrays(directory: str | os.PathLike, item: str) -> dict[str, np.ndar
 
 def model_config(directory: str | os.PathLike) -> ModelConfig:
     """The model config stored in a checkpoint; UserError if this version cannot use it."""
-    description = load_description(directory)
-    check_format(description, directory)
+    return usable_config(load_description(directory), directory)
+
+
+def usable_config(description: Mapping[str, Any], where: str | os.PathLike) -> ModelConfig:
+    """The model config in a description; UserError if this version cannot use it. Args: where: for the message."""
+    check_format(description, where)
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     if fields != description["model"].keys():
         different = sorted(fields ^ description["model"].keys())
-        raise UserError(f"{directory}: its model config and this version differ in {', '.join(different)}")
+        raise UserError(f"{where}: its model config and this version differ in {', '.join(different)}")
     return ModelConfig(**description["model"])
 
 
@@ -143,9 +152,7 @@ def find_checkpoint(directory: str | os.PathLike) -> epath.Path:
     """The directory that holds the items: `directory` itself, or the best checkpoint of a training run in it."""
     path = epath.Path(directory).absolute()
     if path.exists() and not path.is_dir():
-        raise UserError(
-            f"{directory}: expected a checkpoint directory, got a file; convert it with converters.torch_to_flax"
-        )
+        raise UserError(f"{directory}: expected a checkpoint directory or a .pth file, got another file")
     if (path / "config").exists():
         return path
     for run in (path / "checkpoints", path):

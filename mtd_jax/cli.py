@@ -21,7 +21,7 @@ MODES = {
     "demo": "the whole story on synthetic talking faces: make data, train, distil, evaluate, measure a video",
     "train": "train or distil a model: --config, --workdir",
     "evaluate": "accuracy by context over a list of clips: --config, --checkpoint",
-    "infer": "measure the audio-video offset of a video: --checkpoint, --video",
+    "infer": "measure the audio-video offset of a video: --video",
     "preprocess": "find faces in videos and write training clips: --videos, --output",
     "synthesize": "write synthetic talking faces: --output",
 }
@@ -37,7 +37,13 @@ _STRING, _INTEGER, _BOOLEAN, _FLOAT = (
 _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_STRING, "workdir", None, "demo train", "folder for everything that is made. [demo: workdir]"),
     (_INTEGER, "seed", 0, "demo synthesize", "everything random follows from it."),
-    (_STRING, "checkpoint", None, "evaluate infer", "checkpoint directory, or the --workdir of a training run."),
+    (
+        _STRING,
+        "checkpoint",
+        None,
+        "evaluate infer",
+        "checkpoint directory, --workdir of a training, .pth file or its address. [infer: the model in the box]",
+    ),
     (_STRING, "output", None, "evaluate preprocess synthesize", "new folder; evaluate: JSON file to write."),
     (_STRING, "list", "test", "evaluate", "list of clips: a name in config.data.root, or a path."),
     (
@@ -203,7 +209,9 @@ def _join(values: CommandLine) -> None:
 
 
 def _infer(values: CommandLine) -> int:
-    checkpoint, video = values.needed("checkpoint"), values.needed("video")
+    video = values.needed("video")
+    if values["checkpoint"].present and not values.checkpoint:
+        raise UserError("--checkpoint: expected a directory, a .pth file or its address, got nothing")
     if values.boxes and values["faces"].present:
         raise UserError("--boxes and --faces exclude each other: boxes of your own need no detector")
     from mtd_jax import compilation
@@ -211,7 +219,7 @@ def _infer(values: CommandLine) -> int:
 
     compilation.prepare()
     return measure(
-        checkpoint,
+        values.checkpoint,
         video,
         faces=values.boxes or values.faces,
         max_shift=values.max_shift,

@@ -1,10 +1,10 @@
 """How JAX compiles: a persistent cache for commands, and compiler options by platform."""
 
 import functools
-import os
-import pathlib
 
 import jax
+
+from mtd_jax.storage import cache_folder
 
 # On CPU, YNNPACK fusions are faster than XLA's own kernels for dense layers, but slower for convolutions and
 # reductions. Used for dense layers alone, the tiny teacher's gradient takes 403 ms instead of 527 ms (2 cores,
@@ -17,9 +17,8 @@ def prepare() -> None:
 
     For commands alone, since it affects the whole process. A cache that the user has configured stays as it is.
     """
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mtd_jax"
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         # JAX caches only what takes a second to compile; `infer` has some 25 smaller programs, a second in all.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -39,8 +39,15 @@ def default_config(model: ModelConfig) -> Config:
                 "val_list": "val",
                 "pairing": "reference",  # "reference": one pair per window; "grid": all pairs of `windows` windows
                 "windows": 8,
-                "min_gap": 1,  # frames between the starts of two windows of a grid
+                "min_gap": 1,  # frames between the starts of two windows of a clip in a grid
+                "clips_per_grid": 1,  # whose windows make up a grid
                 "workers": 4,  # processes that read clips; 0: threads of this one
+                "extra": {  # a second source of training clips, in the same format
+                    "root": "",  # empty: none
+                    "train_list": "train",
+                    "share": 0.25,  # of the draws
+                    "alone_epochs": 0.0,  # for so long at the beginning all draws are from it
+                },
                 "augment": dataclasses.asdict(augment.OFF),  # TRANSFORM: (probability, low, high)
             },
             "loss": {
@@ -120,6 +127,9 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
         _check(config[name] >= 1, name, "at least 1", config[name])
     for name in ("draws_per_epoch", "checkpoint_every", "seed"):
         _check(config[name] >= 0, name, "0 or more", config[name])
+    _check(0 <= config.data.extra.share <= 1, "data.extra.share", "0 to 1", config.data.extra.share)
+    alone = config.data.extra.alone_epochs
+    _check(alone >= 0, "data.extra.alone_epochs", "0 or more", alone)
     _check(config.data.workers >= 0, "data.workers", "0 or more", config.data.workers)
     for name in ("layer_weight", "info_nce_weight", "token_info_nce_weight"):
         _check(config.loss[name] >= 0, f"loss.{name}", "0 or more", config.loss[name])

@@ -11,6 +11,11 @@ from etils import epath
 from mtd_jax.errors import UserError, one_line
 
 
+def cache_folder() -> Path:
+    """The user's cache folder for this program; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtd_jax"
+
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path is on an object store (gs://, s3://, …), where files cannot be appended to or locked."""
     return "://" in str(path)

@@ -16,11 +16,13 @@ LEVELS = [
     {"synthetic"},
     {"video"},
     {"config"},
+    {"models"},
+    {"box", "released"},
     {"checkpoint"},
     {"data"},
     {"network"},
     {"distributed"},
-    {"errors", "storage", "workers", "compilation"},
+    {"errors", "storage", "workers", "compilation", "download"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from converters.key_table import to_flax, to_torch, torch_shapes
 from mtd_jax.data.sampling import draw_spaced
 from mtd_jax.distributed.sharding import FSDP, kernel_spec
 from mtd_jax.faces.tracks import LinkSettings
 from mtd_jax.network import conv3d
 from mtd_jax.network.model import ModelConfig
+from mtd_jax.released.key_table import to_flax, to_torch, torch_shapes
 from mtd_jax.scoring import context_scores
 from mtd_jax.video.container import Faults
 from mtd_jax.video.decode import TimedFrame, on_grid

@@ -20,7 +20,9 @@ from mtd_jax.errors import UserError
 
 Range = tuple[float, float, float]  # probability, and the ends of the range that the strength is drawn from
 _HALF = FACE_SIZE // 2
+_PULLS = (4, 6)  # down and across the lower half: places that are pulled where a face is bent
 _POOL = 1 << 21  # random numbers that noise is taken from
+_HOP = 128  # samples between the frames of the phase vocoder; a frame has four times as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Augmentation:
       aspect: of its width to its height.
       rotation: degrees, clockwise.
       flip: left and right, if the number is positive.
+      bend: how far single places of the face move, as a share of its side: another face.
       occlusion: side of a rectangle in front of the face, as a share of the face's side.
       grey: how far colours fade, 0 to 1.
       gamma: exponent of the brightness.
@@ -50,6 +53,7 @@ class Augmentation:
     Audio, in the order in which they are applied.
 
     Attributes:
+      voice: factor of pitch and formants, with the timing kept: another voice.
       reverberation: seconds until it has faded by 60 dB.
       babble: decibels by which the voice is louder than other people's.
       music: the same for a tune.
@@ -65,6 +69,7 @@ class Augmentation:
     aspect: Range = (0.0, 0.92, 1.08)
     rotation: Range = (0.0, -8.0, 8.0)
     flip: Range = (0.0, 1.0, 1.0)
+    bend: Range = (0.0, 0.01, 0.05)
     occlusion: Range = (0.0, 0.1, 0.3)
     grey: Range = (0.0, 0.3, 1.0)
     gamma: Range = (0.0, 0.7, 1.5)
@@ -76,6 +81,7 @@ class Augmentation:
     noise: Range = (0.0, 1.0, 9.0)
     jpeg: Range = (0.0, 20.0, 80.0)
     freeze: Range = (0.0, 0.1, 0.3)
+    voice: Range = (0.0, 0.75, 1.35)
     reverberation: Range = (0.0, 0.1, 0.6)
     babble: Range = (0.0, 5.0, 25.0)
     music: Range = (0.0, 5.0, 25.0)
@@ -102,6 +108,7 @@ class Augmentation:
 _LIMITS = {
     "scale": (0.2, 5.0),
     "aspect": (0.2, 5.0),
+    "bend": (0.0, 0.2),
     "occlusion": (0.0, 1.0),
     "grey": (0.0, 1.0),
     "gamma": (0.05, 20.0),
@@ -112,6 +119,7 @@ _LIMITS = {
     "noise": (0.0, 255.0),
     "jpeg": (1.0, 100.0),
     "freeze": (0.0, 1.0),
+    "voice": (0.5, 2.0),
     "reverberation": (0.01, 3.0),
     "low_pass": (100.0, 7900.0),
     "high_pass": (1.0, 7900.0),
@@ -124,6 +132,7 @@ MILD = Augmentation(
     aspect=(0.5, 0.95, 1.05),
     rotation=(0.5, -6.0, 6.0),
     flip=(0.5, 1.0, 1.0),
+    bend=(0.3, 0.01, 0.03),
     occlusion=(0.05, 0.1, 0.25),
     grey=(0.15, 0.3, 1.0),
     gamma=(0.5, 0.75, 1.35),
@@ -135,6 +144,7 @@ MILD = Augmentation(
     noise=(0.4, 1.0, 6.0),
     jpeg=(0.25, 30.0, 85.0),
     freeze=(0.05, 0.1, 0.2),
+    voice=(0.5, 0.85, 1.2),
     reverberation=(0.25, 0.1, 0.4),
     babble=(0.15, 10.0, 25.0),
     music=(0.15, 10.0, 25.0),
@@ -205,7 +215,7 @@ def alter_frames(rng: np.random.Generator, drawn: Drawn, frames: np.ndarray) -> 
 def _moved(rng: np.random.Generator, drawn: Drawn, frames: np.ndarray) -> np.ndarray:
     """Lower halves (n, 48, 96, 3) of moved faces: (n, 96, 96, 3), or their lower halves (n, 48, 96, 3)."""
     above = FACE_SIZE - frames.shape[1]  # rows of the face that are not there
-    if all(drawn[name] is None for name in ("shift", "scale", "aspect", "rotation", "flip")):
+    if all(drawn[name] is None for name in ("shift", "scale", "aspect", "rotation", "flip", "bend")):
         return frames[:, _HALF - above :].copy()
     reach = FACE_SIZE * (drawn["shift"] or 0.0) * rng.uniform(-1, 1, 2)
     scale, aspect = drawn["scale"] or 1.0, (drawn["aspect"] or 1.0) ** 0.5
@@ -216,11 +226,14 @@ def _moved(rng: np.random.Generator, drawn: Drawn, frames: np.ndarray) -> np.nda
     matrix = np.diag([mirror / (scale * aspect), aspect / scale]) @ turn
     middle = (FACE_SIZE - 1) / 2
     origin = matrix @ np.array([-middle, _HALF - middle]) + middle - reach
-    sources = np.column_stack([matrix, origin - [0, above]])
-    flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (FACE_SIZE, _HALF)
-    return np.stack(
-        [cv2.warpAffine(f, sources, size, flags=flags, borderMode=cv2.BORDER_REPLICATE) for f in frames]
-    )
+    down, across = np.mgrid[:_HALF, :FACE_SIZE].astype(np.float32)
+    sources = np.stack([across, down], -1) @ matrix.T + origin - [0, above]
+    if (reach := drawn["bend"]) is not None:
+        pulls = rng.uniform(-1, 1, (*_PULLS, 2)) * FACE_SIZE * reach
+        sources += cv2.resize(pulls, (FACE_SIZE, _HALF), interpolation=cv2.INTER_CUBIC)
+    across, down = np.moveaxis(sources.astype(np.float32), -1, 0)
+    maps = cv2.convertMaps(np.ascontiguousarray(across), np.ascontiguousarray(down), cv2.CV_16SC2)
+    return np.stack([cv2.remap(f, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for f in frames])
 
 
 def _recoloured(rng: np.random.Generator, drawn: Drawn, halves: np.ndarray) -> np.ndarray:
@@ -267,6 +280,8 @@ def alter_audio(
     count, level = len(samples), _rms(samples)
     if level == 0:
         return waveform
+    if (factor := drawn["voice"]) is not None:
+        samples = _revoiced(samples, factor)
     if (seconds := drawn["reverberation"]) is not None:
         samples = signal.oaconvolve(samples, _room(rng, seconds))[:count]
     if (decibels := drawn["babble"]) is not None:
@@ -287,6 +302,34 @@ def alter_audio(
     samples = np.asarray(samples) * (level / max(_rms(samples), 1e-3)) * 10 ** ((drawn["gain"] or 0.0) / 20)
     altered = np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
     return altered if (loss := drawn["codec"]) is None else _through_a_codec(altered, loss)
+
+
+def _revoiced(samples: np.ndarray, factor: float) -> np.ndarray:
+    """All frequencies times a factor, everything in its time: a phase vocoder stretches, resampling undoes it.
+
+    Each frame of the stretched sound is taken from its place in the original, and its phases advance by as much as
+    in the hop before that place, so that no phase has to be unwrapped.
+    """
+    size = 4 * _HOP
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    frames = int(len(samples) * factor) // _HOP + 1
+    padded = np.pad(samples, (size // 2 + _HOP, size))
+    places = np.rint(np.arange(frames) * _HOP / factor).astype(int) + _HOP
+    here, before = (
+        np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, size)[at] * window).astype(np.complex64)
+        for at in (places, places - _HOP)
+    )
+    turns = here * before.conj()
+    turns[0] = here[0]
+    phases = np.cumsum(np.angle(turns), axis=0)
+    loud = np.abs(here)
+    loud[:, int((size // 2) / factor) :] = 0  # what would end above half the sample rate
+    pieces = np.fft.irfft(loud * np.exp(1j * phases), size).astype(np.float32) * window
+    stretched = np.zeros((frames + 3) * _HOP, np.float32)
+    for quarter in range(4):
+        stretched[quarter * _HOP : (quarter + frames) * _HOP] += pieces[:, quarter * _HOP :][:, :_HOP].ravel()
+    stretched = stretched[size // 2 :] / 1.5  # what the squared windows add up to
+    return np.interp(np.arange(len(samples)) * factor, np.arange(len(stretched)), stretched).astype(np.float32)
 
 
 def _room(rng: np.random.Generator, seconds: float) -> np.ndarray:

@@ -32,7 +32,7 @@ from mtd_jax.workers import end_with_parent
 # Row r of global batch k is draw k·B + r; a process of several works out its own rows of it.
 
 _BABBLE = 3  # voices
-MAX_SKIPS = 16  # unusable clips in a row, in one draw, before the data set is called broken
+MAX_SKIPS = 16  # unusable clips in one draw, before the data set is called broken
 Example = dict[str, np.ndarray | np.generic]  # a row; grain stacks rows to batches
 _reported: set[str] = set()  # unusable clips this process has logged
 
@@ -87,6 +87,29 @@ class _Draw:
 
 
 @dataclasses.dataclass(frozen=True)
+class Extra:
+    """A second source that training also draws from.
+
+    Attributes:
+      source: its clips.
+      share: of the draws that take a clip of this source.
+      alone: so many draws at the beginning take clips of this source only.
+
+    Raises:
+      UserError: a share outside [0, 1], or fewer than 0 draws.
+    """
+
+    source: ClipSource
+    share: float
+    alone: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 1 or self.alone < 0:
+            got = f"{self.share} and {self.alone}"
+            raise UserError(f"extra clips: expected a share from 0 to 1 and 0 or more draws alone, got {got}")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingDraw(_Draw):
     """Local row number → example, from a clip chosen at random (with replacement), and altered.
 
@@ -94,30 +117,47 @@ class TrainingDraw(_Draw):
     example's `skipped`.
 
     Raises:
-      UserError: 16 unusable clips in a row.
+      UserError: 16 unusable clips in one draw.
     """
 
     augmentation: Augmentation = augment.OFF
+    extra: Extra | None = None
 
     def __call__(self, local: int) -> Example:
-        rng = np.random.default_rng([self.seed, self.number(local)])
-        for skipped in range(MAX_SKIPS):
-            clip = self.source[int(rng.integers(len(self.source)))]
+        number = self.number(local)
+        rng = np.random.default_rng([self.seed, number])
+        # A generator apart, so that the same windows are drawn whatever the transforms are.
+        altering = np.random.default_rng(np.random.SeedSequence([self.seed, number], spawn_key=(2,)))
+        source = self._source(rng, number)
+        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        skipped = 0
+        while len(parts) < self.pairing.clips:
+            clip = source[int(rng.integers(len(source)))]
             try:
-                return _example(*self._drawn(rng, local, clip), skipped)
+                parts.append(self._drawn(rng, altering, clip))
             except UnusableClip as error:
                 _report_once(error)
-                last = error
-        raise UserError(f"{MAX_SKIPS} unusable clips in a row, the last one {last}; check the data set")
+                skipped += 1
+                if skipped == MAX_SKIPS:
+                    problem = f"{MAX_SKIPS} unusable clips in one draw, the last one {error}"
+                    raise UserError(f"{problem}; check the data set") from error
+        if len(parts) == 1:
+            return _example(*parts[0], skipped)
+        frames, audio = (np.concatenate([part[i] for part in parts]) for i in range(2))
+        return _example(frames, audio, np.eye(len(frames), dtype=np.float32), skipped)
+
+    def _source(self, rng: np.random.Generator, number: int) -> ClipSource:
+        if self.extra is None:
+            return self.source
+        if number < self.extra.alone or rng.random() < self.extra.share:
+            return self.extra.source
+        return self.source
 
     def _drawn(
-        self, rng: np.random.Generator, local: int, clip: Clip
+        self, rng: np.random.Generator, altering: np.random.Generator, clip: Clip
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.augmentation.is_off:
             return self.pairing.draw(rng, clip)
-        # A generator apart, so that the same windows are drawn whatever the transforms are.
-        seeds = np.random.SeedSequence([self.seed, self.number(local)], spawn_key=(2,))
-        altering = np.random.default_rng(seeds)
         strengths = augment.draw(altering, self.augmentation)
         altered = augment.alter_clip(altering, strengths, clip, lambda: self._voices(altering))
         frames, audio, labels = self.pairing.draw(rng, clip, altered)
@@ -210,6 +250,7 @@ def make_training_iterator(
     shard: Shard = WHOLE_BATCH,
     loading: Loading = IN_THREADS,
     augmentation: Augmentation = augment.OFF,
+    extra: Extra | None = None,
 ) -> "TrainingIterator":
     """An endless iterator over training batches of clips drawn at random, with replacement.
 
@@ -222,11 +263,12 @@ def make_training_iterator(
       shard: which rows of it this process gets.
       loading: worker processes and prefetching.
       augmentation: how the clips are altered.
+      extra: clips of another source among them.
 
     Raises:
-      UserError: an argument out of range; while iterating: 16 unusable clips in a row.
+      UserError: an argument out of range; while iterating: 16 unusable clips in one draw.
     """
-    draw = TrainingDraw(source, pairing, seed, batch_size, shard, augmentation)
+    draw = TrainingDraw(source, pairing, seed, batch_size, shard, augmentation, extra)
     return TrainingIterator(draw, start_batch, loading)
 
 
@@ -247,8 +289,9 @@ class TrainingIterator(grain.DatasetIterator):
             "seed": draw.seed,
             "batch_size": draw.batch_size,
             "clips": len(draw.source),
-            "pairing": dataclasses.asdict(draw.pairing),
+            "pairing": _listed_pairing(draw.pairing),
             "augmentation": _listed(draw.augmentation),
+            "extra": _listed_extra(draw.extra),
         }
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -288,7 +331,7 @@ class TrainingIterator(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on after the batch at which `state` was taken. Raises `UserError` when the data are others."""
         for key, ours in self._sequence.items():
-            if (theirs := state.get(key)) != ours:  # checkpoints of earlier versions know no augmentation
+            if (theirs := state.get(key)) != ours:  # what an earlier version did not know, it did not do
                 problem = f"the checkpoint's training data have {key} {theirs}, this run has {ours}"
                 raise UserError(f"{problem}; resume with the same data and configuration, or start afresh")
         self._stop()
@@ -325,6 +368,15 @@ def evaluation_pairs(
     """
     draw = EvaluationDraw(source, Pairing("reference", window_frames), seed, batch_size, shard, pairs_per_clip)
     return _evaluation_pass(draw, loading)
+
+
+def _listed_pairing(pairing: Pairing) -> dict[str, str | int]:
+    """Without the number of clips where it is one, as earlier versions wrote it."""
+    return {name: value for name, value in dataclasses.asdict(pairing).items() if (name, value) != ("clips", 1)}
+
+
+def _listed_extra(extra: Extra | None) -> dict[str, float] | None:
+    return extra and {"clips": len(extra.source), "share": extra.share, "alone": extra.alone}
 
 
 def _listed(augmentation: Augmentation) -> dict[str, list[float]] | None:

@@ -26,23 +26,29 @@ class Pairing:
         paired with all audio).
       window_frames: T, frames per window.
       windows: G of a grid.
-      min_gap: minimum distance between the starts of two windows of a grid, in frames.
+      min_gap: minimum distance between the starts of two windows of a clip, in frames.
+      clips: how many clips the windows of a grid come from, equally many from each.
 
     Raises:
-      UserError: an unknown kind, or a number below 1.
+      UserError: an unknown kind, a number below 1, or windows that cannot be shared out.
     """
 
     kind: str
     window_frames: int = 5
     windows: int = 8
     min_gap: int = 1
+    clips: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in ("reference", "grid"):
             raise UserError(f"pairing kind is {self.kind!r}; expected 'reference' or 'grid'")
-        for field in ("window_frames", "windows", "min_gap"):
+        for field in ("window_frames", "windows", "min_gap", "clips"):
             if getattr(self, field) < 1:
                 raise UserError(f"pairing {field} is {getattr(self, field)}; expected 1 or more")
+        if self.windows_per_example % self.clips:
+            raise UserError(
+                f"pairing clips is {self.clips}; expected a divisor of the {self.windows_per_example} windows"
+            )
 
     @property
     def windows_per_example(self) -> int:
@@ -54,12 +60,12 @@ class Pairing:
         """The shortest clip, in frames, from which an example can be drawn."""
         if self.kind == "reference":
             return self.window_frames + 1
-        return self.window_frames + (self.windows - 1) * self.min_gap
+        return self.window_frames + (self.windows // self.clips - 1) * self.min_gap
 
     def draw(
         self, rng: np.random.Generator, clip: Clip, altered: Clip | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draws an example.
+        """Draws an example, or its part of one clip if the windows come from several.
 
         Args:
           clip: decides which windows are drawn.
@@ -73,7 +79,7 @@ class Pairing:
           UnusableClip: as `draw_reference` or `draw_grid`.
         """
         if self.kind == "grid":
-            return draw_grid(rng, clip, self.window_frames, self.windows, self.min_gap, altered)
+            return draw_grid(rng, clip, self.window_frames, self.windows // self.clips, self.min_gap, altered)
         frames, audio, label = draw_reference(rng, clip, self.window_frames, altered)
         return frames[None], audio[None], np.full((1, 1), label, np.float32)
 

@@ -26,6 +26,7 @@ from mtd_jax.data.sources import open_source
 from mtd_jax.distributed.launch import check_same_everywhere, exchange
 from mtd_jax.errors import UserError
 from mtd_jax.evaluation.protocol import Protocol, lrs2, protocol_named
+from mtd_jax.models import local
 from mtd_jax.network.model import SyncModel, count_parameters
 from mtd_jax.network.weights import computing_in, model_arrays
 from mtd_jax.scoring import Scorer
@@ -158,10 +159,12 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
     if dtype not in COMPUTE_DTYPES:
         expected = ", ".join(COMPUTE_DTYPES)
         raise UserError(f"config.evaluation.compute_dtype: expected one of {expected}, got {dtype!r}")
-    used = find_checkpoint(checkpoint)
+    used = find_checkpoint(local(checkpoint))
     model, step = load_model(used), load_description(used)["step"]
     if dtype != "as_trained":
         model = computing_in(dtype, model)
+    if not output and local(checkpoint) != checkpoint:
+        raise UserError(f"{checkpoint} is not a directory that could hold the result: name a file with --output")
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # check_writable reports the reason

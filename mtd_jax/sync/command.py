@@ -13,10 +13,10 @@ import rich.progress
 import rich.table
 from rich.markup import escape
 
-from mtd_jax.checkpoint import load_model
 from mtd_jax.data.clip import FPS
 from mtd_jax.errors import UserError, one_line
 from mtd_jax.faces.search import face_source
+from mtd_jax.models import load_model, shown
 from mtd_jax.preprocess.videos import videos_in
 from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable
@@ -52,7 +52,7 @@ def measure(
     """Runs the command; stdout gets results only, progress and tables of folders go to stderr.
 
     Args:
-      checkpoint: directory, see `load_model`.
+      checkpoint: see `load_model`; None: the model in the box.
       video: a file, or a folder that is searched for videos in all its folders.
       faces, max_shift, thorough, max_faces, audio_track, audio: see `detect_offset`.
       as_json: a JSON object per file instead of text.
@@ -113,7 +113,7 @@ def measure(
             audio=audio,
             progress=progress,
         )
-        return dataclasses.replace(found, model=str(checkpoint))
+        return dataclasses.replace(found, model=shown(checkpoint))
 
     if video.is_dir():
         fixed = None if fix is None else functools.partial(_fix_in, video, Path(fix), find, force, fix_tracks)
@@ -139,7 +139,7 @@ def text(result: Result, standard: str | None = None) -> str:
         offset += f" ± {1000 * result.offset_error_seconds:.0f}"
     lines = [
         f"{result.video}: {result.summary}",
-        f"  offset {offset} ms, confidence {result.confidence:.2f}, from {seen}",
+        f"  offset {offset} ms, confidence {result.confidence:.2f}, from {seen}, by {result.model}",
     ]
     if standard:
         lines.append(f"  {_MEETS[result.meets(standard)]} {STANDARDS[standard]}")

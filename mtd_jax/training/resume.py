@@ -34,6 +34,7 @@ _MAY_CHANGE = (
     "epochs",
     "teacher",
     "data/root",
+    "data/extra/root",
     "data/format",
     "data/workers",
     "mesh/data",
@@ -47,11 +48,24 @@ _MAY_CHANGE = (
 )
 
 
-def with_fingerprints(config, clips, teacher):
-    """The config with checksums of the clips' names and of the teacher: a resumed run must have the same ones."""
+# Fields of `data` that earlier versions did not have, with what they did.
+_LATER_FIELDS = {
+    "augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF))),
+    "clips_per_grid": 1,
+    "extra": {"root": "", "train_list": "train", "share": 0.25, "alone_epochs": 0.0, "clips_checksum": 0},
+}
+
+
+def with_fingerprints(config, clips, extra, teacher):
+    """The config with checksums of the clips' names and of the teacher: a resumed run must have the same ones.
+
+    Args:
+      extra: the second source of clips, or None.
+    """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)
+        config.data.extra.clips_checksum = clips_checksum(extra) if extra else 0
         config.teacher_checksum = checksum_of_all(model_arrays(teacher) if teacher else {})
     return config
 
@@ -118,10 +132,7 @@ def restore_run(
 
 
 def _check_same_config(before: dict, now: dict, where: str):
-    # Checkpoints of versions without augmentation were trained without.
-    before = before | {
-        "data": {"augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF)))} | before["data"]
-    }
+    before = before | {"data": _LATER_FIELDS | before["data"]}
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.
     allowed = (

@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mtd_jax.checkpoint import load_model, open_manager, writing
+from mtd_jax.checkpoint import open_manager, writing
 from mtd_jax.config import Config, augmentation, model_config, validate
 from mtd_jax.data.clip import ClipSource
-from mtd_jax.data.pipeline import Loading, Shard, evaluation_pairs, make_training_iterator
+from mtd_jax.data.pipeline import Extra, Loading, Shard, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.data.sources import open_source
 from mtd_jax.distributed.launch import abort_on_failure, check_same_everywhere, compiled_together
 from mtd_jax.distributed.preemption import Preemption
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
+from mtd_jax.models import load_model
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import computing_in, kernels_in, model_arrays
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
@@ -53,15 +54,21 @@ def train(config, workdir, report=print) -> dict:
     if shard.index:
         report = _say_nothing
     validate(config, jax.device_count(), shard.count)
-    pairing = Pairing(config.data.pairing, config.model.window_frames, config.data.windows, config.data.min_gap)
-    data, enough = config.data, max(MIN_TRAINING_FRAMES, pairing.min_frames)
+    data = config.data
+    pairing = Pairing(data.pairing, config.model.window_frames, data.windows, data.min_gap, data.clips_per_grid)
+    enough = max(MIN_TRAINING_FRAMES, pairing.min_frames)
     clips = open_source(data.format, data.root, data.train_list, min_frames=enough)
     val_clips = open_source(data.format, data.root, data.val_list, min_frames=config.model.window_frames + 1)
     steps_per_epoch = max((config.draws_per_epoch or len(clips)) // config.batch_size, 1)
     total_steps = config.epochs * steps_per_epoch
+    extra = None
+    if data.extra.root:
+        more = open_source(data.format, data.extra.root, data.extra.train_list, min_frames=enough)
+        alone = round(data.extra.alone_epochs * steps_per_epoch) * config.batch_size
+        extra = Extra(more, data.extra.share, alone)
 
     teacher = load_teacher(config) if config.teacher else None
-    config = with_fingerprints(config, clips, teacher)
+    config = with_fingerprints(config, clips, extra.source if extra else None, teacher)
     check_same_everywhere(config.to_dict())
     factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
     run = Run(
@@ -86,6 +93,7 @@ def train(config, workdir, report=print) -> dict:
         shard=shard,
         loading=Loading(workers=config.data.workers),
         augmentation=augmentation(config),
+        extra=extra,
     )
     with (
         taken(workdir),

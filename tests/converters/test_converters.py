@@ -11,8 +11,6 @@ import pytest
 import torch
 
 from converters import flax_to_torch, torch_to_flax
-from converters.key_table import Entry, key_table, to_flax, to_torch, torch_shapes
-from converters.torch_file import read_checkpoint
 from converters.torch_model import TorchSyncModel
 from converters.verify import verify_conversion
 from mtd_jax.checkpoint import (
@@ -25,6 +23,8 @@ from mtd_jax.checkpoint import (
 )
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig
+from mtd_jax.released.key_table import Entry, key_table, to_flax, to_torch, torch_shapes
+from mtd_jax.released.state_dict import read_checkpoint
 from tests.helpers.recipe import recipe_weights, state_dict_shapes
 
 CONFIGS = {"teacher": ModelConfig.vocalist(), "student": ModelConfig.mtd_vocalist()}

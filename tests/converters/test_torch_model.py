@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from converters.key_table import to_flax, to_torch
 from converters.torch_model import STUDENT_WIDTHS, TEACHER_WIDTHS, TorchSyncModel
 from mtd_jax.network.model import ENCODERS
 from mtd_jax.network.weights import bind, model_arrays
+from mtd_jax.released.key_table import to_flax, to_torch
 from tests.helpers.compiling import QUICK
 from tests.helpers.random_models import (
     RANDOM_SEEDS,

@@ -221,7 +221,7 @@ def test_nothing_but_unusable_clips_is_an_error_not_a_loop(workers):
     for _ in range(2):
         with pytest.raises(UserError) as info:
             next(iterator)
-        message = r"16 unusable clips in a row, the last one c/\d: the file is gone; check the data set"
+        message = r"16 unusable clips in one draw, the last one c/\d: the file is gone; check the data set"
         assert re.fullmatch(message, str(info.value))
     assert iterator.get_state()["next_batch"] == 0
     iterator.close()

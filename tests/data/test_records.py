@@ -150,7 +150,9 @@ def test_lower_halves(corpus, corpus_output, tmp_path):
     np.testing.assert_array_equal(halves.waveform[:], faces.waveform[:])
     config = small_config(corpus)
     checksums = [
-        with_fingerprints(config, open_source(form, str(root), "test", min_frames=26), None).data.clips_checksum
+        with_fingerprints(
+            config, open_source(form, str(root), "test", min_frames=26), None, None
+        ).data.clips_checksum
         for form, root in (("lrs2", corpus), ("tfds", corpus_output), ("tfds", tmp_path))
     ]
     assert checksums[0] == checksums[1] != checksums[2]  # other pixels: no run goes on with them

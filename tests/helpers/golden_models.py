@@ -6,9 +6,9 @@ import pathlib
 
 import numpy as np
 
-from converters.key_table import to_flax, torch_shapes
 from mtd_jax.checkpoint import model_from_arrays
 from mtd_jax.network.model import ModelConfig
+from mtd_jax.released.key_table import to_flax, torch_shapes
 from tests.helpers.recipe import recipe_weights
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

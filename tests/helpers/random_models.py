@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from converters.key_table import torch_shapes
 from converters.verify import twin_of
 from mtd_jax.network.model import PIXELS, ModelConfig
+from mtd_jax.released.key_table import torch_shapes
 from tests.helpers.recipe import recipe_weights
 
 RANDOM_SEEDS = (1, 2, 5)  # one and two layers, two and four heads, all pixel conventions

@@ -5,10 +5,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from converters.key_table import key_table
 from mtd_jax.network import layers
 from mtd_jax.network.model import ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
+from mtd_jax.released.key_table import key_table
 from mtd_jax.training import losses
 from tests.helpers import torch_losses
 from tests.helpers.golden_models import golden, mel_from_torch, recipe_model

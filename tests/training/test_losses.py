@@ -11,10 +11,10 @@ import pytest
 import torch
 from jax.test_util import check_grads
 
-from converters.key_table import Entry, key_table
 from mtd_jax.config import LOSSES, default_config
 from mtd_jax.network.model import ENCODERS, Features, ModelConfig
 from mtd_jax.network.weights import bind, model_arrays
+from mtd_jax.released.key_table import Entry, key_table
 from mtd_jax.training import losses
 from mtd_jax.training.objective import DISTILLATION, Objective, Scored
 from tests.helpers import torch_losses

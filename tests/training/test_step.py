@@ -9,11 +9,11 @@ import optax
 import pytest
 
 import mtd_jax
-from converters.key_table import to_torch
 from mtd_jax.config import default_config, model_config
 from mtd_jax.distributed.sharding import make_mesh
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, kernels_in, model_arrays
+from mtd_jax.released.key_table import to_torch
 from mtd_jax.training import step as step_module
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor

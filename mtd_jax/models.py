@@ -1,0 +1,43 @@
+"""Which model is meant: the one in the box, a checkpoint directory, a .pth file, or the address of one."""
+
+import os
+
+from mtd_jax import checkpoint
+from mtd_jax.box import box_name, load_box
+from mtd_jax.download import download, is_url
+from mtd_jax.errors import UserError
+from mtd_jax.network.model import SyncModel
+from mtd_jax.released.convert import converted
+
+Name = str | os.PathLike
+
+
+def load_model(name: Name | None = None) -> SyncModel:
+    """A model that is ready for use.
+
+    Args:
+      name: a checkpoint directory, converted or of a training run (whose best one is taken); the work directory of
+        a run; a .pth file as released, or its http(s) address, converted into the user's cache folder at first
+        use; None: the model in the box, which knows real faces and is small, see assets/MODEL_CARD.md.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or it does not fit; the message names the entries.
+    """
+    return load_box() if name is None else checkpoint.load_model(local(name))
+
+
+def local(name: Name) -> Name:
+    """The checkpoint directory of a model that is not the one in the box. Raises `UserError` as `load_model`."""
+    if is_url(name):
+        file = download(str(name))
+        try:
+            return converted(file)
+        except UserError:
+            file.unlink()  # so that the next attempt does not find the same page of HTML
+            raise
+    return converted(name) if os.path.isfile(name) else name
+
+
+def shown(name: Name | None) -> str:
+    """How a verdict names its model."""
+    return box_name() if name is None else str(name)
