@@ -8,6 +8,7 @@ packs the weights of a checkpoint into `assets/model.npz`: float16, with the des
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def load_box() -> SyncModel:
       UserError: its file is missing or of another version: the installation is not whole.
     """
     description = _description()
-    with np.load(FILE) as file:
+    with FILE.open("rb") as stream, np.load(stream) as file:
         arrays = {name: file[name].astype(np.float32) for name in file.files if name != _DESCRIPTION}
     return model_from_arrays(usable_config(description, FILE), arrays, str(FILE))
 
@@ -70,9 +71,9 @@ def pack(checkpoint: str, name: str, licence: str) -> int:
 
 def _description() -> dict:
     try:
-        with np.load(FILE) as file:
+        with FILE.open("rb") as stream, np.load(stream) as file:
             return json.loads(str(file[_DESCRIPTION]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{FILE}: the model in the box cannot be read; install the package again") from error
 
 

@@ -46,7 +46,7 @@ def download(url: str, folder: Path | None = None) -> Path:
         What has arrived by then is kept, and the next call goes on from there.
     """
     folder = folder or cache_folder() / "downloads"
-    name = Path(urllib.parse.unquote(urllib.parse.urlparse(url).path)).name or "download"
+    name = Path(urllib.parse.unquote(url.split("?")[0])).name
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name[-100:]}"
     if target.exists():
         return target
@@ -134,5 +134,7 @@ def _bar(
     """A progress bar on stderr, in bytes."""
     columns = rich.progress.BarColumn(), rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn()
     console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(f"downloading {name}", *columns, console=console, transient=True) as bar:
+    with rich.progress.Progress(
+        f"downloading {name}", *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         yield bar, bar.add_task(name, total=total, completed=begins)

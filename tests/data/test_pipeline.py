@@ -17,7 +17,7 @@ import pytest
 from mtd_jax.data import pipeline
 from mtd_jax.data.clip import Clip, UnusableClip
 from mtd_jax.data.lrs2 import Lrs2Source
-from mtd_jax.data.pipeline import Loading, Shard, evaluation_pairs, make_training_iterator
+from mtd_jax.data.pipeline import Extra, Loading, Shard, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
 from mtd_jax.errors import UserError
 from tests.helpers.batches import assert_same, take
@@ -201,6 +201,56 @@ def test_a_state_of_other_data_is_refused(change, name):
     state = training().get_state()
     with pytest.raises(UserError, match=f"the checkpoint's training data have {name}"):
         training(**change).set_state(state)
+
+
+def numbers(batches):
+    """Which clip each window shows."""
+    return np.concatenate([batch["frames"][:, :, 0, 0, 0, 0] for batch in batches])
+
+
+def test_a_second_source_comes_in_first_alone_then_in_its_share():
+    class More(Clips):
+        def __getitem__(self, index):
+            return super().__getitem__(index + 100)
+
+    mixed = numbers(take(training(extra=Extra(More(20), 0.25, alone=40)), 150))[:, 0]
+    assert (mixed[:40] >= 100).all()
+    assert np.mean(mixed[40:] >= 100) == pytest.approx(0.25, abs=0.06)
+    plain = numbers(take(training(), 150))[:, 0]
+    assert set(plain) == set(range(20)) and np.mean(plain == mixed) < 0.5
+    for share, alone in ((1.5, 0), (-0.1, 0), (0.5, -1)):
+        with pytest.raises(UserError, match="share from 0 to 1"):
+            Extra(More(20), share, alone)
+
+
+def test_a_grid_of_several_clips_has_as_many_windows_of_each():
+    pairing = Pairing("grid", windows=6, min_gap=4, clips=3)
+    (batch,) = take(training(Clips(200), pairing), 1)
+    assert batch["frames"].shape == (4, 6, 5, 48, 96, 3) and batch["audio"].shape == (4, 6, 3200)
+    np.testing.assert_array_equal(batch["labels"], np.broadcast_to(np.eye(6), (4, 6, 6)))
+    for row in numbers([batch]):
+        assert row[0] == row[1] and row[2] == row[3] and row[4] == row[5] and len(set(row)) == 3
+    assert pairing.min_frames == 9
+    draw = pipeline.TrainingDraw(Clips(9, broken=range(5)), pairing, 3, 4, Shard())
+    assert sum(draw(number)["skipped"] for number in range(12)) > 5
+    with pytest.raises(UserError, match="divisor of the 6 windows"):
+        Pairing("grid", windows=6, clips=4)
+    with pytest.raises(UserError, match="divisor of the 1 windows"):
+        Pairing("reference", clips=2)
+
+
+def test_a_state_of_an_earlier_version_resumes_without_what_that_did_not_know():
+    iterator = training(pairing=GRID)
+    state = iterator.get_state()
+    del state["augmentation"], state["extra"]
+    assert "clips" not in state["pairing"]
+    iterator.set_state(json.loads(json.dumps(state)))
+    for other in (
+        training(pairing=GRID, extra=Extra(Clips(3), 0.5)),
+        training(pairing=Pairing("grid", 5, 3, 4, 3)),
+    ):
+        with pytest.raises(UserError, match="start afresh"):
+            other.set_state(state)
 
 
 def test_unusable_clips_are_passed_over_counted_and_logged_once(caplog):
