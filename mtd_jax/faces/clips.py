@@ -12,7 +12,7 @@ from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME, Clip
 from mtd_jax.data.folder import lower_face
 from mtd_jax.errors import UserError
 from mtd_jax.faces.boxes import FaceBox, covers
-from mtd_jax.faces.crop import crop_face
+from mtd_jax.faces.crop import crop_face, scaled_box
 from mtd_jax.faces.detect import FaceDetector
 from mtd_jax.faces.search import FindSettings, Follower, FoundFaces, found_boxes, sides_of
 from mtd_jax.faces.tracks import FaceTrack, OpenTrack
@@ -119,7 +119,7 @@ def _film_faces(
             reel = reels.setdefault(track, _Reel(spool, settings.link.min_frames))
             begin = track.first + len(reel)
             for frame, box in enumerate(track.boxes(begin), start=begin):
-                wanted.setdefault(frame, []).append((reel, box))
+                wanted.setdefault(frame, []).append((reel, scaled_box(box, settings.box_scale)))
         for frame, picture in known:
             there = wanted.get(frame, [])
             for (reel, _), face in zip(there, _crop(picture, [box for _, box in there]), strict=True):
@@ -156,7 +156,7 @@ class _Reel:
 
 
 def crop_tracks(
-    video: VideoFile, tracks: Sequence[FaceTrack], progress: Progress | None = None
+    video: VideoFile, tracks: Sequence[FaceTrack], progress: Progress | None = None, box_scale: float = 1.0
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (index of the track, frame number, uint8 (96, 96, 3) RGB face), frame by frame."""
     last = max((track.end for track in tracks), default=0)
@@ -164,7 +164,7 @@ def crop_tracks(
         if frame >= last:
             break
         there = [number for number, track in enumerate(tracks) if track.start <= frame < track.end]
-        boxes = [tracks[number].boxes[frame - tracks[number].start] for number in there]
+        boxes = [scaled_box(tracks[number].boxes[frame - tracks[number].start], box_scale) for number in there]
         for number, face in zip(there, _crop(picture, boxes), strict=True):
             yield number, frame, face
 

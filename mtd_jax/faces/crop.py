@@ -24,6 +24,14 @@ def crop_face(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cv2.resize(frame[top:bottom, left:right], (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_LINEAR)
 
 
+def scaled_box(box: np.ndarray, scale: float) -> np.ndarray:
+    """The box (x0, y0, x1, y1) with its sides times `scale`, around the same centre."""
+    if scale == 1:
+        return box
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return np.concatenate([centre - scale * half, centre + scale * half])
+
+
 def _inside(low: float, high: float, size: int) -> tuple[int, int]:
     """One axis of a box, rounded to whole pixels inside the frame; at least one pixel long."""
     first = min(max(round(float(low)), 0), size - 1)

@@ -35,7 +35,11 @@ class FindSettings:
         shows no speech.
       min_score: boxes with a lower detector score are ignored.
       max_faces: so many faces are followed at a time, the largest; None = all.
+      box_scale: size of the crops, as a multiple of the detector's boxes; docs/real.md has what it does to scores.
       link: how detections become tracks.
+
+    Raises:
+      UserError: a `box_scale` outside 0.5 … 2.
     """
 
     every: int = 5
@@ -43,7 +47,12 @@ class FindSettings:
     max_hold: int = 5 * FPS
     min_score: float = 0.8
     max_faces: int | None = None
+    box_scale: float = 1.0
     link: LinkSettings = LinkSettings()
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.box_scale <= 2:
+            raise UserError(f"box_scale: expected 0.5 to 2, got {self.box_scale}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,7 +154,8 @@ def _extract(job: Job, source: FaceDetector | list[FaceBox], partial: Path) -> O
         folders = [partial / str(number) for number in range(len(usable))]
         for folder in folders:
             folder.mkdir(parents=True)
-        for number, frame, face in crop_tracks(video, usable):
+        box_scale = 1.0 if isinstance(source, list) else job.find.box_scale  # the user's boxes are as they are
+        for number, frame, face in crop_tracks(video, usable, box_scale=box_scale):
             jpeg = simplejpeg.encode_jpeg(face, _JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
             (folders[number] / f"{frame - usable[number].start}.jpg").write_bytes(jpeg)
         for folder, track, name in zip(folders, usable, names, strict=True):

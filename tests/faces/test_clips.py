@@ -1,5 +1,6 @@
 """From a video file to the clips of its faces."""
 
+import dataclasses
 import re
 import weakref
 
@@ -48,6 +49,26 @@ def test_two_faces_are_two_clips_with_their_own_frames(tmp_path):
         assert (clip.start_seconds, clip.end_seconds) == (start / 25, end / 25)
         assert np.abs(clip.thumbnail[8:-8, 8:-8].astype(int) - colour).mean() < 12
     assert [clip.clip.name for clip in clips] == ["a/0", "a/1"]
+
+
+def test_crops_of_another_scale_show_as_much_more_or_less(tmp_path):
+    """A red square on grey: of a crop with twice its sides it fills a quarter, of one with half its sides all."""
+    video = film(tmp_path / "a.mp4", with_squares(30, {"red": lambda k: (60, 30, 40)}))
+
+    def red(scale, source=None):
+        settings = dataclasses.replace(ANY_LENGTH, box_scale=scale)
+        (clip,), found = face_clips(open_video(video), source or SquareDetector(), settings)
+        ((_, _, face),) = list(crop_tracks(open_video(video), [found.tracks[0].within(0, 1)], box_scale=scale))
+        if source is None:
+            np.testing.assert_array_equal(clip.clip.frames[:1][0], lower_face(face))
+        assert found.tracks[0].box == pytest.approx((60, 30, 100, 70), abs=2)
+        return np.mean(clip.thumbnail[..., 0].astype(int) - clip.thumbnail[..., 1] > 100)
+
+    assert red(1.0) > 0.9 and red(0.5) > 0.99 and red(1.25) == pytest.approx(1 / 1.25**2, abs=0.06)
+    assert red(1.25, [FaceBox((60, 30, 100, 70))]) > 0.9
+    for wrong in (0.4, 2.1):
+        with pytest.raises(UserError, match="box_scale: expected 0.5 to 2"):
+            FindSettings(box_scale=wrong)
 
 
 def test_a_cut_ends_the_track_at_its_very_frame(tmp_path):

@@ -1,0 +1,223 @@
+"""How often verdicts on real talking faces are right, when sound, picture or crops are changed.
+
+The videos of a folder are taken to be in sync, as those of GRID are. Each is measured through `detect_offset`, as
+a file: as it is, with its audio moved, in noise, compressed, made smaller, and with crops that are larger, smaller
+or beside the face. With --checkpoint left out the model in the box is measured.
+
+    python -m benchmarks.real --videos=GRID_OTHERS
+    python -m benchmarks.real --videos=GRID/s1 --last=60 --kinds=shift --json=s1.json
+
+"keeps its answer" compares a changed film with the same film as it was: the offset moves with the audio, within a
+frame.
+"""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+from absl import flags
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.common import machine, run_benchmark, to_json, versions
+from mtd_jax import compilation
+from mtd_jax.data.clip import FPS, SAMPLE_RATE
+from mtd_jax.errors import UserError
+from mtd_jax.faces.detect import FaceDetector, load_detector
+from mtd_jax.faces.search import FindSettings
+from mtd_jax.models import load_model, shown
+from mtd_jax.preprocess.videos import videos_in
+from mtd_jax.scoring import Scorer
+from mtd_jax.storage import check_writable, write_text
+from mtd_jax.sync.detect import FIND, detect_offset
+from mtd_jax.sync.evidence import TOLERANCE
+from mtd_jax.synthetic.clips import shift_audio
+from mtd_jax.video.decode import read
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory. [the model in the box]")
+VIDEOS = flags.DEFINE_string("videos", None, "Folder of videos that are in sync.", required=True)
+LAST = flags.DEFINE_integer("last", None, "Take only so many, the last by name.", lower_bound=1)
+KINDS = flags.DEFINE_list("kinds", None, "shift, noise, compression, size, scale, beside. [all]")
+THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window.")
+JSON = flags.DEFINE_string("json", None, "File to write all results to.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """What is measured.
+
+    Attributes:
+      path: of the video, whose own audio is not used.
+      audio: int16 (samples,).
+      detector: finds the faces.
+      find: how.
+      truth: offset in frames.
+    """
+
+    path: Path
+    audio: np.ndarray
+    detector: FaceDetector
+    find: FindSettings = FIND
+    truth: int = 0
+
+
+class Remembers:
+    """A detector that looks at every picture only once."""
+
+    def __init__(self, detector: FaceDetector):
+        self._detector = detector
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        new = {frame.tobytes(): frame for frame in frames if frame.tobytes() not in self._known}
+        self._known.update(zip(new, self._detector.detect(list(new.values())), strict=True))
+        return [self._known[frame.tobytes()] for frame in frames]
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A detector whose boxes lie beside the face. Attributes: across, down: as a share of the box's sides."""
+
+    detector: FaceDetector
+    across: float
+    down: float
+
+    def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._moved(boxes) for boxes in self.detector.detect(frames)]
+
+    def _moved(self, boxes: np.ndarray) -> np.ndarray:
+        sides = boxes[:, 2:4] - boxes[:, :2]
+        move = sides * np.array([self.across, self.down], np.float32)
+        return np.concatenate([boxes[:, :4] + np.tile(move, 2), boxes[:, 4:]], axis=1)
+
+
+Change = Callable[[Film, Path, np.random.Generator], Film]
+
+
+def moved(frames: int) -> Change:
+    return lambda film, *_: dataclasses.replace(film, audio=shift_audio(film.audio, frames), truth=frames)
+
+
+def noisy(decibels: float) -> Change:
+    def change(film: Film, folder: Path, rng: np.random.Generator) -> Film:
+        level = np.sqrt(np.mean(np.square(film.audio, dtype=float))) * 10 ** (-decibels / 20)
+        sound = film.audio + level * rng.standard_normal(len(film.audio))
+        return dataclasses.replace(film, audio=np.clip(sound, -32768, 32767).astype(np.int16))
+
+    return change
+
+
+def written_again(quality: int, smaller: int = 1) -> Change:
+    """Through H.264 of this CRF, with 1/smaller of the rows and columns."""
+
+    def change(film: Film, folder: Path, rng: np.random.Generator) -> Film:
+        frames, _ = read(film.path)
+        frames = frames[:, ::smaller, ::smaller]
+        height, width = (size // 2 * 2 for size in frames.shape[1:3])
+        path = folder / f"{film.path.stem}-{quality}-{smaller}.mp4"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", rate=FPS, options={"crf": str(quality), "preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), "rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+        return dataclasses.replace(film, path=path)
+
+    return change
+
+
+def scaled(scale: float) -> Change:
+    return lambda film, *_: dataclasses.replace(film, find=dataclasses.replace(FIND, box_scale=scale))
+
+
+def beside(across: float, down: float) -> Change:
+    return lambda film, *_: dataclasses.replace(film, detector=Beside(film.detector, across, down))
+
+
+CHANGES: dict[str, dict[str, Change]] = {
+    "shift": {f"audio moved by {n:+d} frames": moved(n) for n in (-12, -6, 0, 6, 12)},
+    "noise": {f"noise at {n} dB": noisy(n) for n in (20, 10, 5, 0)},
+    "compression": {f"H.264, CRF {n}": written_again(n) for n in (28, 36, 44)},
+    "size": {"half the pixels a side": written_again(18, 2), "a third": written_again(18, 3)},
+    "scale": {f"crops {s:.0%} of the box": scaled(s) for s in (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)},
+    "beside": {
+        f"crops {100 * share:+.0f} % {name}": beside(*(share * unit for unit in units))
+        for name, units in (("across", (1.0, 0.0)), ("down", (0.0, 1.0)))
+        for share in (-0.2, -0.1, 0.1, 0.2)
+    },
+}
+
+
+def main():
+    compilation.prepare()
+    if unknown := set(KINDS.value or ()) - CHANGES.keys():
+        raise UserError(f"--kinds: expected some of {', '.join(CHANGES)}, got {', '.join(unknown)}")
+    if JSON.value:
+        check_writable(JSON.value)
+    scorer = Scorer(load_model(CHECKPOINT.value))
+    paths = videos_in(Path(VIDEOS.value))[-(LAST.value or 0) :]
+    detector = load_detector("mtcnn")
+    changes = {name: c for kind in KINDS.value or CHANGES for name, c in CHANGES[kind].items()}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in track(paths, "measuring", console=Console(stderr=True)):
+            plain = Film(path, read(path)[1], Remembers(detector))
+            before = measured(scorer, plain, Path(folder))
+            for name, change in changes.items():
+                rng = np.random.default_rng(len(rows))
+                film = change(plain, Path(folder), rng)
+                row = measured(scorer, film, Path(folder))
+                kept = abs(row["offset"] - film.truth - before["offset"]) <= TOLERANCE
+                rows.append({"video": path.name, "change": name, "truth": film.truth, "keeps": kept} | row)
+    print(f"{shown(CHECKPOINT.value)}, {len(paths)} videos of {VIDEOS.value}")
+    print_table(rows)
+    if JSON.value:
+        result = {"benchmark": "real", "model": shown(CHECKPOINT.value), "machine": machine()}
+        result |= {"versions": versions("jax", "av"), "thorough": THOROUGH.value, "films": rows}
+        write_text(JSON.value, to_json(result, indent=1) + "\n")
+
+
+def measured(scorer: Scorer, film: Film, folder: Path) -> dict:
+    sound = folder / "sound.wav"
+    soundfile.write(sound, film.audio, SAMPLE_RATE, subtype="PCM_16")
+    find = functools.partial(detect_offset, scorer, film.path, audio=sound, find=film.find)
+    try:
+        found = find(faces=film.detector, thorough=THOROUGH.value)
+    except UserError as error:
+        return {"verdict": "failed", "offset": 99, "confidence": 0.0, "why": str(error)}
+    return {
+        "verdict": found.verdict,
+        "offset": found.offset_frames,
+        "offset_seconds": round(found.offset_seconds, 4),
+        "confidence": round(found.confidence, 3),
+    }
+
+
+def print_table(rows: list[dict]):
+    """How many are right, sure, and both, by change."""
+    table = Table("", "films", "right ± 1", "sure", "sure and right", "sure and keep their answer", "confidence")
+    for name in [*dict.fromkeys(row["change"] for row in rows), "all"]:
+        chosen = [row for row in rows if name in (row["change"], "all")]
+        right = [abs(row["offset"] - row["truth"]) <= TOLERANCE for row in chosen]
+        sure = [row["verdict"] in ("in_sync", "out_of_sync") for row in chosen]
+        table.add_row(
+            name,
+            str(len(chosen)),
+            str(sum(right)),
+            str(sum(sure)),
+            str(sum(s and r for s, r in zip(sure, right, strict=True))),
+            str(sum(s and row["keeps"] for s, row in zip(sure, chosen, strict=True))),
+            f"{np.mean([row['confidence'] for row in chosen]):.2f}",
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    run_benchmark(main)
