@@ -84,6 +84,13 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_INTEGER, "train_clips", 200, "synthesize", "clips on the list train.txt."),
     (_INTEGER, "val_clips", 12, "synthesize", "clips on the list val.txt."),
     (_INTEGER, "test_clips", 24, "synthesize", "clips on the list test.txt."),
+    (
+        flags.DEFINE_list,
+        "variety",
+        [],
+        "synthesize",
+        "how much speakers differ: NAME=FACTOR, such as beard=0,pose=2.",
+    ),
     (_INTEGER, "mp4_clips", 4, "synthesize", "clips of the test list to write as .mp4, too."),
 )
 _MODES_OF = {name: modes.split() for _, name, _, modes, _ in _FLAGS} | {"config": ["train", "evaluate"]}
@@ -256,6 +263,7 @@ def _preprocess(values: CommandLine) -> int:
 def _synthesize(values: CommandLine):
     output = values.needed("output")
     from mtd_jax.synthetic.corpus import synthesize
+    from mtd_jax.synthetic.variety import Variety
 
     synthesize(
         output,
@@ -264,6 +272,7 @@ def _synthesize(values: CommandLine):
         train_clips=values.train_clips,
         val_clips=values.val_clips,
         test_clips=values.test_clips,
+        variety=Variety.parse(values.variety),
         mp4_clips=values.mp4_clips if values["mp4_clips"].present else min(values.mp4_clips, values.test_clips),
     )
 

@@ -14,6 +14,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.synthetic.face import Face, sample_face
 from mtd_jax.synthetic.render import Scene, View, render, sample_scene
 from mtd_jax.synthetic.speech import utter
+from mtd_jax.synthetic.variety import AS_DESIGNED, Spread, Variety
 from mtd_jax.synthetic.voice import Voice, sample_voice, speak
 from mtd_jax.video.write import delay
 
@@ -51,13 +52,14 @@ class Recording:
 
 
 @functools.lru_cache(maxsize=64)
-def sample_speaker(seed: int, speaker: int) -> Speaker:
+def sample_speaker(seed: int, speaker: int, variety: Variety = AS_DESIGNED) -> Speaker:
     """Draws speaker number `speaker` of the corpus with this seed."""
     rng = np.random.default_rng([seed, speaker, 0])
-    return Speaker(sample_voice(rng), sample_face(rng), clarity=float(rng.uniform(0.85, 1.1)))
+    voice, face = sample_voice(rng, variety), sample_face(rng, variety)
+    return Speaker(voice, face, clarity=float(Spread(rng, variety.articulation).uniform(0.85, 1.1)))
 
 
-def record(seed: int, speaker: int, index: int, seconds: float) -> Recording:
+def record(seed: int, speaker: int, index: int, seconds: float, variety: Variety = AS_DESIGNED) -> Recording:
     """Draws clip number `index` of a speaker; `seconds` is rounded to whole frames.
 
     Raises:
@@ -67,11 +69,11 @@ def record(seed: int, speaker: int, index: int, seconds: float) -> Recording:
     if seed < 0 or speaker < 0 or index < 0 or num_frames < 1:
         got = f"{seed}, {speaker}, {index}, {seconds} s"
         raise UserError(f"expected seed, speaker, index ≥ 0 and at least one frame, got {got}")
-    person = sample_speaker(seed, speaker)
+    person = sample_speaker(seed, speaker, variety)
     speech_rng, voice_rng, scene_rng = np.random.default_rng([seed, speaker, index + 1]).spawn(3)
     utterance = utter(speech_rng, num_frames, rate=person.voice.rate, clarity=person.clarity)
     waveform = speak(voice_rng, person.voice, utterance.voice)
-    scene = sample_scene(scene_rng, num_frames)
+    scene = sample_scene(scene_rng, num_frames, variety)
     return Recording(clip_name(speaker, index), person, scene, utterance.frame_visemes(), waveform)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import simplejpeg
 import soundfile
@@ -13,6 +14,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.storage import atomic, writing_to
 from mtd_jax.synthetic.clips import clip_name, portrait, record
 from mtd_jax.synthetic.render import render
+from mtd_jax.synthetic.variety import AS_DESIGNED, Variety
 from mtd_jax.video.write import write_mp4
 from mtd_jax.workers import Crashed, run_jobs
 
@@ -32,6 +34,7 @@ class _Task:
     index: int
     seconds: float
     mp4: bool
+    variety: Variety
 
     @property
     def name(self) -> str:
@@ -40,7 +43,8 @@ class _Task:
 
 def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 200, val_clips: int = 12,
                test_clips: int = 12, seconds: float = 4.0, clips_per_speaker: int = 2, mp4_clips: int = 0,
-               workers: int | None = None, progress: bool = True) -> Path:  # fmt: skip
+               variety: Variety = AS_DESIGNED, workers: int | None = None,
+               progress: bool = True) -> Path:  # fmt: skip
     """Writes a corpus of synthetic talking faces.
 
     Layout (docs/method.md, section 7): `<output>/<speaker>/<clip>/{0.jpg, 1.jpg, …, audio.wav}`; `train.txt`,
@@ -55,6 +59,7 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
       seconds: length of each clip.
       clips_per_speaker: how many clips show the same speaker.
       mp4_clips: how many test clips are also written as .mp4.
+      variety: how much speakers and scenes differ.
       workers: number of processes; None = one per CPU core, or this process alone for a small corpus.
       progress: show a progress bar on stderr.
 
@@ -66,8 +71,15 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
     """
     output = Path(output)
     counts = {"train": train_clips, "val": val_clips, "test": test_clips}
-    settings = {"generator": _GENERATOR, "seed": seed, **{f"{name}_clips": n for name, n in counts.items()},
-                "seconds": seconds, "clips_per_speaker": clips_per_speaker, "mp4_clips": mp4_clips}  # fmt: skip
+    settings: dict[str, Any] = {
+        "generator": _GENERATOR,
+        "seed": seed,
+        **{f"{name}_clips": n for name, n in counts.items()},
+        "seconds": seconds,
+        "clips_per_speaker": clips_per_speaker,
+        "mp4_clips": mp4_clips,
+        **({"variety": variety.changes} if variety.changes else {}),
+    }
     _check(counts, seed, seconds, clips_per_speaker, mp4_clips, workers)
     if _is_done(output, settings):
         return output
@@ -84,7 +96,15 @@ def synthesize(output: str | os.PathLike, *, seed: int = 0, train_clips: int = 2
             lists[name] = []
             for number in range(count):
                 speaker, index = divmod(number, clips_per_speaker)
-                task = _Task(Path(scratch), seed, first_speaker + speaker, index, seconds, mp4=number < videos)
+                task = _Task(
+                    Path(scratch),
+                    seed,
+                    first_speaker + speaker,
+                    index,
+                    seconds,
+                    mp4=number < videos,
+                    variety=variety,
+                )
                 lists[name].append(task)
             tasks += lists[name]
             first_speaker += -(-count // clips_per_speaker)
@@ -117,7 +137,7 @@ def _check(
         raise UserError(f"expected mp4_clips between 0 and test_clips ({counts['test']}), got {mp4_clips}")
 
 
-def _is_done(output: Path, settings: dict[str, int | float]) -> bool:
+def _is_done(output: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder already contains this corpus.
 
     Raises:
@@ -155,7 +175,7 @@ def _run(tasks: list[_Task], workers: int | None, progress: bool) -> None:
 
 
 def _write_clip(task: _Task) -> None:
-    recording = record(task.seed, task.speaker, task.index, task.seconds)
+    recording = record(task.seed, task.speaker, task.index, task.seconds, task.variety)
     folder = task.root / task.name
     folder.mkdir(parents=True)
     frames = render(recording.speaker.face, recording.visemes, recording.scene)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from mtd_jax.synthetic.variety import AS_DESIGNED, Spread, Variety
+
 _CENTRE_X = 48.0
 CHIN_Y = 97.0
 
@@ -36,41 +38,46 @@ class Face:
     bow: float
     smile: float
     teeth: float  # brightness
+    inside: float  # how visible teeth and tongue are
     beard: float
     roughness: float
     nose: float
 
 
-def sample_face(rng: np.random.Generator) -> Face:
+def sample_face(rng: np.random.Generator, variety: Variety = AS_DESIGNED) -> Face:
     """Draws a speaker's looks."""
-    tone = rng.uniform()
+    looks = Spread(rng, variety.identity)
+    tone = looks.uniform()
     skin = np.array([0.96, 0.78, 0.66]) * (1 - tone) + np.array([0.42, 0.27, 0.19]) * tone
-    skin = np.clip(skin * rng.uniform(0.96, 1.04, 3), 0, 1)
-    redness = rng.uniform(0.3, 0.8)
+    skin = np.clip(skin * looks.uniform(0.96, 1.04, 3), 0, 1)
+    redness = looks.uniform(0.3, 0.8)
     lips = (1 - redness) * skin * np.array([0.86, 0.66, 0.64]) + redness * np.array([0.72, 0.28, 0.30]) * (
         1 - 0.45 * tone
     )
-    hair = np.array([0.75, 0.58, 0.35]) * rng.uniform(0.08, 1.0) ** 1.5 * (1 - 0.6 * tone) + 0.03
+    hair = np.array([0.75, 0.58, 0.35]) * max(looks.uniform(0.08, 1.0), 0.0) ** 1.5 * (1 - 0.6 * tone) + 0.03
     return Face(
         seed=int(rng.integers(2**31)),
-        aspect=float(rng.uniform(0.75, 0.82)),
+        aspect=float(looks.uniform(0.75, 0.82)),
         skin=_colour(skin),
         lips=_colour(lips),
-        hair=_colour(hair * rng.uniform(0.9, 1.1, 3)),
-        shirt=_colour(rng.uniform(0.1, 0.8, 3)),
-        width=float(rng.uniform(44, 50)),
-        jaw=float(rng.uniform(2.0, 2.7)),
-        mouth_y=float(rng.uniform(72.5, 76.0)),
-        mouth_width=float(rng.uniform(17.0, 20.5)),
-        opening=float(rng.uniform(13.0, 17.0)),
-        upper_lip=float(rng.uniform(2.6, 4.6)),
-        lower_lip=float(rng.uniform(3.4, 5.8)),
-        bow=float(rng.uniform(0.1, 0.45)),
-        smile=float(rng.uniform(-1.2, 1.6)),
+        hair=_colour(hair * looks.uniform(0.9, 1.1, 3)),
+        shirt=_colour(looks.uniform(0.1, 0.8, 3)),
+        width=float(looks.uniform(44, 50)),
+        jaw=float(looks.uniform(2.0, 2.7)),
+        mouth_y=float(looks.uniform(72.5, 76.0)),
+        mouth_width=float(looks.uniform(17.0, 20.5)),
+        opening=float(looks.uniform(13.0, 17.0)),
+        upper_lip=float(looks.uniform(2.6, 4.6)),
+        lower_lip=float(looks.uniform(3.4, 5.8)),
+        bow=float(looks.uniform(0.1, 0.45)),
+        smile=float(looks.uniform(-1.2, 1.6)),
         teeth=float(rng.uniform(0.72, 0.95)),
-        beard=float(rng.uniform(0.2, 0.8) if rng.random() < 0.3 else rng.uniform(0, 0.06)),
-        roughness=float(rng.uniform(0.02, 0.06)),
-        nose=float(rng.uniform(0.85, 1.2)),
+        inside=min(variety.mouth, 1.0),
+        beard=min(
+            variety.beard * float(rng.uniform(0.2, 0.8) if rng.random() < 0.3 else rng.uniform(0, 0.06)), 1.0
+        ),
+        roughness=float(looks.uniform(0.02, 0.06)),
+        nose=float(looks.uniform(0.85, 1.2)),
     )
 
 

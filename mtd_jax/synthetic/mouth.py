@@ -123,14 +123,15 @@ def draw_mouth(face: Face, pose: Pose, u: np.ndarray, v: np.ndarray, unit: float
     visible = (1 - 0.8 * pose.pucker) * np.minimum(3 * row, 1)
     tooth = np.float32(face.teeth) * _TOOTH * shade
     gaps = 1 - 0.1 * np.square(np.square(np.sin(u * np.float32(np.pi / 4.2) + np.float32(np.pi / 2))))
-    upper_teeth = above(0.9 + 0.5 * row) * hole * visible * gaps
+    inside = hole * np.float32(face.inside)
+    upper_teeth = above(0.9 + 0.5 * row) * inside * visible * gaps
     paint(upper_teeth, tooth * (0.75 + 0.25 * np.sqrt(row))[..., None])
-    lower_teeth = below(pose.jaw + 1.6 - 0.4 * row) * hole * visible
+    lower_teeth = below(pose.jaw + 1.6 - 0.4 * row) * inside * visible
     paint(lower_teeth, tooth * 0.8)
     gap = pose.rise + pose.drop
     crown = pose.drop - gap * (0.28 + 0.5 * pose.tongue) + 6 * across
     show = np.clip(0.45 + 1.1 * pose.tongue + 0.25 * (gap > 6), 0, 1)
-    tongue = below(crown) * hole * (row > 0) * np.minimum(gap * 0.25, 1) * show
+    tongue = below(crown) * inside * (row > 0) * np.minimum(gap * 0.25, 1) * show
     tongue *= 1 - lower_teeth * (1 - np.clip(1.5 * pose.tongue - 0.2, 0, 1))
     light = np.clip(0.55 + 0.35 * pose.tongue + 0.03 * (v - crown), 0.3, 1.05)
     canvas += tongue[..., None] * (light[..., None] * (_TONGUE * shade) - canvas)

@@ -7,6 +7,7 @@ import numpy as np
 from mtd_jax.data.clip import FACE_SIZE, FPS
 from mtd_jax.synthetic.face import CHIN_Y, Face, Texture, face_texture
 from mtd_jax.synthetic.mouth import Pose, draw_mouth, pose
+from mtd_jax.synthetic.variety import AS_DESIGNED, Spread, Variety
 
 _BLOCK = 8  # frames rendered at a time, few enough for their arrays to stay in the cache
 _POOL = 1 << 16  # start positions in a pool of noise, from which each frame takes its sensor noise
@@ -67,26 +68,27 @@ class Scene:
     seed: int
 
 
-def sample_scene(rng: np.random.Generator, num_frames: int) -> Scene:
+def sample_scene(rng: np.random.Generator, num_frames: int, variety: Variety = AS_DESIGNED) -> Scene:
     """Draws the head motion, the light and the camera of one clip."""
+    pose, light, camera = (Spread(rng, factor) for factor in (variety.pose, variety.light, variety.camera))
     seconds = np.arange(num_frames) / FPS
     backdrop = rng.uniform(0.2, 0.7) + 0.08 * rng.standard_normal(3) + 0.07 * rng.standard_normal((4, 4, 3))
     motion = np.empty((num_frames, 4))
     for column, (rest, sway) in enumerate(((1.2, 1.0), (1.2, 0.8), (0.03, 0.02), (0.025, 0.01))):
-        motion[:, column] = rng.normal(0, rest)
+        motion[:, column] = pose.normal(0, rest)
         for _ in range(3):
             frequency, phase = rng.uniform(0.08, 0.7), rng.uniform(0, 2 * np.pi)
-            motion[:, column] += rng.normal(0, sway / 1.7) * np.sin(2 * np.pi * frequency * seconds + phase)
+            motion[:, column] += pose.normal(0, sway / 1.7) * np.sin(2 * np.pi * frequency * seconds + phase)
     shake = rng.uniform(0.05, 0.3)
     return Scene(
         motion=motion.astype(np.float32),
-        jitter=(rng.standard_normal((num_frames, 4)) * shake * [1, 1, 0, 0.008]).astype(np.float32),
-        light=(float(rng.uniform(-0.32, 0.32)), float(rng.uniform(0.0, 0.35))),
-        tint=(rng.uniform(0.82, 1.12) * rng.uniform(0.96, 1.04, 3)).astype(np.float32),
-        flicker=(1 + 0.006 * rng.standard_normal(num_frames)).astype(np.float32),
+        jitter=(camera.standard_normal((num_frames, 4)) * shake * [1, 1, 0, 0.008]).astype(np.float32),
+        light=(float(light.uniform(-0.32, 0.32)), float(light.uniform(0.0, 0.35))),
+        tint=(light.uniform(0.82, 1.12) * light.uniform(0.96, 1.04, 3)).astype(np.float32),
+        flicker=(1 + 0.006 * camera.standard_normal(num_frames)).astype(np.float32),
         background=backdrop.astype(np.float32),
-        blur=float(rng.uniform(0.0, 0.6)),
-        noise=float(rng.uniform(0.004, 0.016)),
+        blur=min(max(float(camera.uniform(0.0, 0.6)), 0.0), 1.0),
+        noise=max(float(camera.uniform(0.004, 0.016)), 0.0),
         seed=int(rng.integers(2**31)),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from mtd_jax.data.clip import SAMPLE_RATE
 from mtd_jax.synthetic.speech import TRACK_RATE
+from mtd_jax.synthetic.variety import AS_DESIGNED, Spread, Variety
 
 _HOP = 80  # 5 ms
 _WINDOW = 320  # samples, 20 ms
@@ -35,16 +36,17 @@ class Voice:
     rate: float
 
 
-def sample_voice(rng: np.random.Generator) -> Voice:
+def sample_voice(rng: np.random.Generator, variety: Variety = AS_DESIGNED) -> Voice:
     """Draws a voice. Low voices tend to have long vocal tracts."""
-    height = rng.uniform()
+    sound = Spread(rng, variety.voice)
+    height = sound.uniform()
     return Voice(
-        pitch_hz=float(95 * 2.3**height * rng.uniform(0.9, 1.1)),
-        pitch_range=float(rng.uniform(0.06, 0.2)),
-        tract=float(0.9 + 0.24 * height + rng.uniform(-0.04, 0.04)),
-        tilt=float(rng.uniform(0.45, 0.95)),
-        breath=float(rng.uniform(0.02, 0.07)),
-        rate=float(rng.uniform(0.88, 1.15)),
+        pitch_hz=float(95 * 2.3**height * sound.uniform(0.9, 1.1)),
+        pitch_range=float(sound.uniform(0.06, 0.2)),
+        tract=float(0.9 + 0.24 * height + sound.uniform(-0.04, 0.04)),
+        tilt=float(sound.uniform(0.45, 0.95)),
+        breath=max(float(sound.uniform(0.02, 0.07)), 0.0),
+        rate=float(sound.uniform(0.88, 1.15)),
     )
 
 

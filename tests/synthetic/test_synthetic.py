@@ -1,5 +1,6 @@
 """Synthetic talking faces: reproducible, in sync, and written to disk whole."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from mtd_jax.synthetic.face import face_texture, sample_face
 from mtd_jax.synthetic.mouth import pose
 from mtd_jax.synthetic.render import render, sample_scene
 from mtd_jax.synthetic.speech import PHONES, VISEMES, utter
+from mtd_jax.synthetic.variety import Variety
 from mtd_jax.synthetic.voice import sample_voice, speak
 
 SMALL = {"seed": 5, "train_clips": 3, "val_clips": 1, "test_clips": 2, "seconds": 0.4, "clips_per_speaker": 2,
@@ -52,6 +54,47 @@ def test_speakers_keep_their_face_and_voice_across_clips():
     one, two = record(0, 7, 0, 0.2), record(0, 7, 1, 0.2)
     assert one.speaker == two.speaker
     assert one.speaker != record(0, 8, 0, 0.2).speaker
+
+
+@pytest.mark.parametrize("aspect", [field.name for field in dataclasses.fields(Variety)])
+def test_each_aspect_of_variety_changes_what_it_is_named_for_and_nothing_else(aspect):
+    """With factor 0 all speakers are alike in it; the rest is as it was."""
+    parts = {
+        "identity": lambda r: (r.speaker.face.skin, r.speaker.face.mouth_width, r.speaker.face.aspect),
+        "mouth": lambda r: r.speaker.face.inside,
+        "beard": lambda r: r.speaker.face.beard,
+        "light": lambda r: (r.scene.light, r.scene.tint.tolist()),
+        "pose": lambda r: r.scene.motion.tolist(),
+        "camera": lambda r: (r.scene.blur, r.scene.noise, r.scene.jitter.tolist()),
+        "voice": lambda r: (r.speaker.voice.pitch_hz, r.speaker.voice.tract),
+        "articulation": lambda r: r.speaker.clarity,
+    }
+    plain = [record(5, speaker, 0, 0.2) for speaker in (1, 2)]
+    alike = [record(5, speaker, 0, 0.2, Variety(**{aspect: 0.0})) for speaker in (1, 2)]
+    assert parts[aspect](alike[0]) == parts[aspect](alike[1]) != parts[aspect](plain[0])
+    wide = Variety(**{aspect: 2.0})
+    assert all(render_once(record(5, speaker, 0, 0.2, wide)).std() > 5 for speaker in range(4))
+    for name, part in parts.items():
+        if name != aspect:
+            assert [part(r) for r in alike] == [part(r) for r in plain], name
+
+
+def render_once(recording):
+    return render(recording.speaker.face, recording.visemes, recording.scene)
+
+
+def test_a_mouth_without_teeth_is_darker_where_they_were():
+    bright, dark = (record(5, 1, 0, 2.0, Variety(mouth=mouth)) for mouth in (1.0, 0.0))
+    frames = [render(r.speaker.face, r.visemes, r.scene, first_row=48).astype(float) for r in (bright, dark)]
+    assert (frames[0] - frames[1]).max() > 60 and (frames[0] - frames[1]).mean() > 0
+
+
+def test_varieties_that_make_no_sense_are_named():
+    assert Variety.parse([]) == Variety() and Variety().changes == {}
+    assert Variety.parse(["beard=0", "pose=1.5"]).changes == {"beard": 0.0, "pose": 1.5}
+    for setting, message in (("beard", "NAME=FACTOR"), ("wig=1", "one of identity"), ("pose=3", "0 to 2")):
+        with pytest.raises(UserError, match=message):
+            Variety.parse([setting])
 
 
 def test_the_lower_half_alone_equals_the_lower_half_of_the_whole():

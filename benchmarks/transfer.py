@@ -1,0 +1,94 @@
+"""What of the synthetic faces helps on real ones: one training per aspect, without any real clip.
+
+For each aspect of `mtd_jax.synthetic.variety` a corpus without it (factor 0) is made and the teacher of
+configs/real.py trained on it for some epochs, all else equal; then it is scored on lists of real clips, which
+--mode=preprocess made. Rows "as designed" and "twice as varied" use all aspects, "not altered" no augmentation.
+Everything is kept in --workdir: run the command again to resume it or to add rows.
+
+    python -m benchmarks.transfer --real=REAL --lists=val,others --workdir=DIR --epochs=4 --json=transfer.json
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import machine, run_benchmark, to_json, versions
+from mtd_jax import compilation
+from mtd_jax.checkpoint import load_model
+from mtd_jax.config import load_config
+from mtd_jax.data import augment
+from mtd_jax.data.sources import open_source
+from mtd_jax.evaluation.evaluate import evaluate
+from mtd_jax.storage import check_writable, write_text
+from mtd_jax.synthetic.corpus import synthesize
+from mtd_jax.synthetic.variety import Variety
+from mtd_jax.training.train import train
+
+REAL = flags.DEFINE_string("real", None, "Folder of real clips, in the LRS2 layout.", required=True)
+LISTS = flags.DEFINE_list("lists", ["val"], "Its lists to score.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for corpora and trainings.", required=True)
+EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of 200 steps.", lower_bound=1)
+CLIPS = flags.DEFINE_integer("clips", 300, "Synthetic clips of 4 s per corpus.", lower_bound=8)
+SEED = flags.DEFINE_integer("seed", 0, "Of corpora and trainings.", lower_bound=0)
+ROWS = flags.DEFINE_list("rows", None, "Rows of the table to make. [all]")
+JSON = flags.DEFINE_string("json", None, "File to write all results to.")
+
+ASPECTS = list(vars(Variety()))
+CORPORA = {
+    "as designed": Variety(),
+    **{f"no {aspect}": Variety(**{aspect: 0.0}) for aspect in ASPECTS},
+    "twice as varied": Variety(**dict.fromkeys(ASPECTS, 2.0)),
+    "not altered": Variety(),
+}
+
+
+def main():
+    compilation.prepare()
+    if JSON.value:
+        check_writable(JSON.value)
+    sources = {name: open_source("lrs2", REAL.value, name, min_frames=6) for name in LISTS.value}
+    rows = {}
+    for name in ROWS.value or CORPORA:
+        print(f"{name}:", flush=True)
+        model, seconds = trained(name)
+        scores = {listed: evaluate(model, source)["accuracy"] for listed, source in sources.items()}
+        rows[name] = {"train_seconds": round(seconds), "accuracy": scores}
+        print(f"  {json.dumps(scores)}", flush=True)
+    table = Table("", *[f"{listed}, K{context}" for listed in sources for context in ("5", "15")], "minutes")
+    for name, row in rows.items():
+        cells = [f"{100 * row['accuracy'][listed][context]:.1f}" for listed in sources for context in ("5", "15")]
+        table.add_row(name, *cells, f"{row['train_seconds'] / 60:.1f}")
+    Console(width=120).print(table)
+    result = {"benchmark": "transfer", "machine": machine(), "versions": versions("jax", "flax"), "rows": rows}
+    result |= {"epochs": EPOCHS.value, "clips": CLIPS.value, "seed": SEED.value}
+    if JSON.value:
+        write_text(JSON.value, to_json(result, indent=1) + "\n")
+
+
+def trained(name: str):
+    """The model of a row, and how long its training took."""
+    folder = Path(WORKDIR.value) / name.replace(" ", "_")
+    corpus = synthesize(
+        folder / "corpus",
+        seed=SEED.value,
+        train_clips=CLIPS.value,
+        val_clips=12,
+        test_clips=0,
+        variety=CORPORA[name],
+    )
+    config: ConfigDict = load_config("real", "teacher")
+    config.seed = SEED.value
+    config.data.root = str(corpus)
+    config.epochs = EPOCHS.value
+    if name == "not altered":
+        config.data.augment = vars(augment.OFF)
+    done = train(config, folder / "model", report=lambda line: print(f"  {line}", flush=True))
+    return load_model(folder / "model"), done["train_seconds"]
+
+
+if __name__ == "__main__":
+    run_benchmark(main)
