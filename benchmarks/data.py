@@ -24,6 +24,9 @@ import soundfile
 from absl import flags
 
 from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
+from mtd_jax.config import augmentation, load_config
+from mtd_jax.data import augment
+from mtd_jax.data.augment import Augmentation
 from mtd_jax.data.clip import FACE_SIZE, FPS, SAMPLES_PER_FRAME
 from mtd_jax.data.pipeline import Loading, make_training_iterator
 from mtd_jax.data.records import DATASET_NAME, VERSION
@@ -101,7 +104,7 @@ def _read_sound(folder: str, start: int) -> np.ndarray:
         return audio.read(WINDOW * SAMPLES_PER_FRAME, dtype="float32")
 
 
-def our_pipeline(source, pairing: Pairing):
+def our_pipeline(source, pairing: Pairing, augmentation: Augmentation = augment.OFF):
     """Endless batches of this project, drawn by one thread."""
     return make_training_iterator(
         source,
@@ -109,6 +112,7 @@ def our_pipeline(source, pairing: Pairing):
         seed=0,
         batch_size=BATCH_SIZE // pairing.windows_per_example,
         loading=Loading(threads=1, prefetch=1),
+        augmentation=augmentation,
     )
 
 
@@ -154,6 +158,13 @@ def main():
     for pairing, said in ((Pairing("reference"), "a window a draw"), (GRID, "8 windows a draw")):
         for name, source in sources.items():
             ways[f"{labels[name]}, {said}"] = functools.partial(our_pipeline, source, pairing)
+    for name, alterations in (
+        ("mildly", augment.MILD),
+        ("as in configs/real.py", augmentation(load_config("real", "teacher"))),
+    ):
+        ways[f"{labels['lrs2']}, 8 windows a draw, altered {name}"] = functools.partial(
+            our_pipeline, sources["lrs2"], GRID, alterations
+        )
     results = {
         "benchmark": "data",
         "machine": machine(),

@@ -20,7 +20,7 @@ from mtd_jax.storage import check_writable
 
 _STEPS = 5  # strengths of a transform
 _DRAWS = 3  # rows of draws of all transforms
-_AUDIO = ("reverberation", "babble", "music", "hiss", "low_pass", "high_pass", "tilt", "codec", "gain")
+_AUDIO = ("voice", "reverberation", "babble", "music", "hiss", "low_pass", "high_pass", "tilt", "codec", "gain")
 
 _FLAGS = flags.FlagValues()
 _ROOT = flags.DEFINE_string("root", None, "Folder of the clips.", flag_values=_FLAGS)
