@@ -1,6 +1,6 @@
-"""What of the synthetic faces helps on real ones: one training per aspect, without any real clip.
+"""Which aspects of the synthetic faces help on real ones: one training per aspect, without any real clip.
 
-For each aspect of `mtd_jax.synthetic.variety` a corpus without it (factor 0) is made and the teacher of
+For each aspect of `mtd_jax.synthetic.variety` a corpus that is alike in it (factor 0) is made and the teacher of
 configs/real.py trained on it for some epochs, all else equal; then it is scored on lists of real clips, which
 --mode=preprocess made. Rows "as designed" and "twice as varied" use all aspects, "not altered" no augmentation.
 Everything is kept in --workdir: run the command again to resume it or to add rows.
@@ -22,6 +22,7 @@ from mtd_jax.checkpoint import load_model
 from mtd_jax.config import load_config
 from mtd_jax.data import augment
 from mtd_jax.data.sources import open_source
+from mtd_jax.errors import UserError
 from mtd_jax.evaluation.evaluate import evaluate
 from mtd_jax.storage import check_writable, write_text
 from mtd_jax.synthetic.corpus import synthesize
@@ -40,7 +41,7 @@ JSON = flags.DEFINE_string("json", None, "File to write all results to.")
 ASPECTS = list(vars(Variety()))
 CORPORA = {
     "as designed": Variety(),
-    **{f"no {aspect}": Variety(**{aspect: 0.0}) for aspect in ASPECTS},
+    **{f"alike in {aspect}": Variety(**{aspect: 0.0}) for aspect in ASPECTS},
     "twice as varied": Variety(**dict.fromkeys(ASPECTS, 2.0)),
     "not altered": Variety(),
 }
@@ -51,6 +52,8 @@ def main():
     if JSON.value:
         check_writable(JSON.value)
     sources = {name: open_source("lrs2", REAL.value, name, min_frames=6) for name in LISTS.value}
+    if unknown := set(ROWS.value or ()) - CORPORA.keys():
+        raise UserError(f"--rows: expected some of {', '.join(CORPORA)}, got {', '.join(unknown)}")
     rows = {}
     for name in ROWS.value or CORPORA:
         print(f"{name}:", flush=True)
@@ -72,8 +75,9 @@ def main():
 def trained(name: str):
     """The model of a row, and how long its training took."""
     folder = Path(WORKDIR.value) / name.replace(" ", "_")
+    made = Path(WORKDIR.value) / ("as_designed" if name == "not altered" else folder.name) / "corpus"
     corpus = synthesize(
-        folder / "corpus",
+        made,
         seed=SEED.value,
         train_clips=CLIPS.value,
         val_clips=12,

@@ -33,7 +33,7 @@ flags.DEFINE_string("licence", "", "whose terms apply to the data and the weight
 
 def box_name() -> str:
     """The name of the model in the box."""
-    return _description()["name"]
+    return _read()[0]["name"]
 
 
 def load_box() -> SyncModel:
@@ -42,9 +42,7 @@ def load_box() -> SyncModel:
     Raises:
       UserError: its file is missing or of another version: the installation is not whole.
     """
-    description = _description()
-    with FILE.open("rb") as stream, np.load(stream) as file:
-        arrays = {name: file[name].astype(np.float32) for name in file.files if name != _DESCRIPTION}
+    description, arrays = _read()
     return model_from_arrays(usable_config(description, FILE), arrays, str(FILE))
 
 
@@ -56,7 +54,8 @@ def pack(checkpoint: str, name: str, licence: str) -> int:
     """
     path = find_checkpoint(checkpoint)
     arrays = {key: np.asarray(array) for key, array in model_arrays(load_model(path)).items()}
-    halves = {key: array.astype(np.float16) for key, array in arrays.items()}
+    with np.errstate(over="ignore"):  # becomes infinite, which is reported
+        halves = {key: array.astype(np.float16) for key, array in arrays.items()}
     if bad := [key for key, array in halves.items() if not np.isfinite(array).all()]:
         raise UserError(f"{checkpoint}: {bad[0]} holds numbers too large for float16")
     described = {key: value for key, value in load_description(path).items() if key in _KEPT}
@@ -64,15 +63,18 @@ def pack(checkpoint: str, name: str, licence: str) -> int:
     size = sum(array.nbytes for array in halves.values())
     if size > _MOST_BYTES:
         raise UserError(f"{checkpoint}: expected at most {_MOST_BYTES} bytes in float16, got {size}")
+    FILE.parent.mkdir(exist_ok=True)
     with atomic(FILE) as scratch, scratch.open("wb") as file:
         np.savez(file, **{_DESCRIPTION: np.array(text), **halves})  # pyright: ignore[reportArgumentType]
     return FILE.stat().st_size
 
 
-def _description() -> dict:
+def _read() -> tuple[dict, dict[str, np.ndarray]]:
+    """The description and the arrays, as float32."""
     try:
         with FILE.open("rb") as stream, np.load(stream) as file:
-            return json.loads(str(file[_DESCRIPTION]))
+            arrays = {name: file[name].astype(np.float32) for name in file.files if name != _DESCRIPTION}
+            return json.loads(str(file[_DESCRIPTION])), arrays
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{FILE}: the model in the box cannot be read; install the package again") from error
 

@@ -152,7 +152,9 @@ def find_checkpoint(directory: str | os.PathLike) -> epath.Path:
     """The directory that holds the items: `directory` itself, or the best checkpoint of a training run in it."""
     path = epath.Path(directory).absolute()
     if path.exists() and not path.is_dir():
-        raise UserError(f"{directory}: expected a checkpoint directory or a .pth file, got another file")
+        raise UserError(
+            f"{directory}: expected a checkpoint directory, got a file; convert it with converters.torch_to_flax"
+        )
     if (path / "config").exists():
         return path
     for run in (path / "checkpoints", path):

@@ -2,12 +2,15 @@
 
 import os
 
+import jax
+
 from mtd_jax import checkpoint
 from mtd_jax.box import box_name, load_box
 from mtd_jax.download import download, is_url
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import SyncModel
 from mtd_jax.released.convert import converted
+from mtd_jax.released.pth import NotACheckpoint
 
 Name = str | os.PathLike
 
@@ -28,13 +31,15 @@ def load_model(name: Name | None = None) -> SyncModel:
 
 def local(name: Name) -> Name:
     """The checkpoint directory of a model that is not the one in the box. Raises `UserError` as `load_model`."""
+    if (is_url(name) or os.path.isfile(name)) and jax.process_count() > 1:
+        raise UserError(f"{name}: with several processes, convert it first (converters.torch_to_flax)")
     if is_url(name):
         file = download(str(name))
         try:
             return converted(file)
-        except UserError:
-            file.unlink()  # so that the next attempt does not find the same page of HTML
-            raise
+        except NotACheckpoint as error:  # perhaps a page of HTML, which the next attempt must not find again
+            file.unlink(missing_ok=True)
+            raise UserError(f"{name}: {str(error).removeprefix(f'{file}: ')}") from error
     return converted(name) if os.path.isfile(name) else name
 
 

@@ -20,7 +20,7 @@ from mtd_jax.errors import UserError
 
 Range = tuple[float, float, float]  # probability, and the ends of the range that the strength is drawn from
 _HALF = FACE_SIZE // 2
-_PULLS = (4, 6)  # down and across the lower half: places that are pulled where a face is bent
+_PULLS = (4, 6)  # down and across the lower half: the grid of displacements of `bend`
 _POOL = 1 << 21  # random numbers that noise is taken from
 _HOP = 128  # samples between the frames of the phase vocoder; a frame has four times as many
 
@@ -37,7 +37,7 @@ class Augmentation:
       aspect: of its width to its height.
       rotation: degrees, clockwise.
       flip: left and right, if the number is positive.
-      bend: how far single places of the face move, as a share of its side: another face.
+      bend: how far single places of the face move, as a share of its side, so that it looks like another's.
       occlusion: side of a rectangle in front of the face, as a share of the face's side.
       grey: how far colours fade, 0 to 1.
       gamma: exponent of the brightness.
@@ -53,7 +53,7 @@ class Augmentation:
     Audio, in the order in which they are applied.
 
     Attributes:
-      voice: factor of pitch and formants, with the timing kept: another voice.
+      voice: factor of pitch and formants, with the timing kept, so that it sounds like another's.
       reverberation: seconds until it has faded by 60 dB.
       babble: decibels by which the voice is louder than other people's.
       music: the same for a tune.
@@ -228,8 +228,8 @@ def _moved(rng: np.random.Generator, drawn: Drawn, frames: np.ndarray) -> np.nda
     origin = matrix @ np.array([-middle, _HALF - middle]) + middle - reach
     down, across = np.mgrid[:_HALF, :FACE_SIZE].astype(np.float32)
     sources = np.stack([across, down], -1) @ matrix.T + origin - [0, above]
-    if (reach := drawn["bend"]) is not None:
-        pulls = rng.uniform(-1, 1, (*_PULLS, 2)) * FACE_SIZE * reach
+    if (most := drawn["bend"]) is not None:
+        pulls = rng.uniform(-1, 1, (*_PULLS, 2)) * FACE_SIZE * most
         sources += cv2.resize(pulls, (FACE_SIZE, _HALF), interpolation=cv2.INTER_CUBIC)
     across, down = np.moveaxis(sources.astype(np.float32), -1, 0)
     maps = cv2.convertMaps(np.ascontiguousarray(across), np.ascontiguousarray(down), cv2.CV_16SC2)

@@ -123,6 +123,12 @@ class TrainingDraw(_Draw):
     augmentation: Augmentation = augment.OFF
     extra: Extra | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        for source in [self.source, *([self.extra.source] if self.extra else [])]:
+            if len(source) < self.pairing.clips:
+                raise UserError(f"expected {self.pairing.clips} clips or more for a grid, got {len(source)}")
+
     def __call__(self, local: int) -> Example:
         number = self.number(local)
         rng = np.random.default_rng([self.seed, number])
@@ -130,11 +136,14 @@ class TrainingDraw(_Draw):
         altering = np.random.default_rng(np.random.SeedSequence([self.seed, number], spawn_key=(2,)))
         source = self._source(rng, number)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        skipped = 0
+        skipped, taken = 0, set[int]()
         while len(parts) < self.pairing.clips:
-            clip = source[int(rng.integers(len(source)))]
+            index = int(rng.integers(len(source)))
+            if index in taken:  # windows of one clip would be labelled as of two
+                continue
             try:
-                parts.append(self._drawn(rng, altering, clip))
+                parts.append(self._drawn(rng, altering, source[index]))
+                taken.add(index)
             except UnusableClip as error:
                 _report_once(error)
                 skipped += 1

@@ -47,7 +47,8 @@ class Pairing:
                 raise UserError(f"pairing {field} is {getattr(self, field)}; expected 1 or more")
         if self.windows_per_example % self.clips:
             raise UserError(
-                f"pairing clips is {self.clips}; expected a divisor of the {self.windows_per_example} windows"
+                f"pairing clips (data.clips_per_grid) is {self.clips}; expected a divisor of the "
+                f"{self.windows_per_example} windows, which is 1 for reference pairs"
             )
 
     @property

@@ -24,6 +24,7 @@ from mtd_jax.config import Config
 from mtd_jax.data.clip import ClipSource, UnusableClip
 from mtd_jax.data.sources import open_source
 from mtd_jax.distributed.launch import check_same_everywhere, exchange
+from mtd_jax.download import is_url
 from mtd_jax.errors import UserError
 from mtd_jax.evaluation.protocol import Protocol, lrs2, protocol_named
 from mtd_jax.models import local
@@ -145,9 +146,9 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
 
     Args:
       config: its `data` and `evaluation` sections are used.
-      checkpoint: a checkpoint directory, or the work directory of a training.
+      checkpoint: a checkpoint directory, the work directory of a training, a .pth file or its address.
       list_name: a name in config.data.root, or a path.
-      output: the JSON file; None: evaluation.json in the checkpoint directory.
+      output: the JSON file; None: evaluation.json in the checkpoint directory, if it is one.
 
     Raises:
       UserError: bad config fields, no usable checkpoint or clip, or an output that cannot be written.
@@ -159,12 +160,12 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
     if dtype not in COMPUTE_DTYPES:
         expected = ", ".join(COMPUTE_DTYPES)
         raise UserError(f"config.evaluation.compute_dtype: expected one of {expected}, got {dtype!r}")
+    if not output and (is_url(checkpoint) or os.path.isfile(checkpoint)):
+        raise UserError(f"{checkpoint} is no directory that could hold the result: name a file with --output")
     used = find_checkpoint(local(checkpoint))
     model, step = load_model(used), load_description(used)["step"]
     if dtype != "as_trained":
         model = computing_in(dtype, model)
-    if not output and local(checkpoint) != checkpoint:
-        raise UserError(f"{checkpoint} is not a directory that could hold the result: name a file with --output")
     path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # check_writable reports the reason

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtd_jax.checkpoint import model_from_arrays, save_model
+from mtd_jax.checkpoint import model_config, model_from_arrays, save_model
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.released.key_table import to_flax, torch_shapes
@@ -50,7 +50,7 @@ def read_model(
 
 
 def converted(path: str | os.PathLike) -> Path:
-    """The checkpoint directory of a released file, made at first use; says on stderr what was assumed.
+    """The checkpoint directory of a released file, made at first use; says on stderr what is assumed.
 
     It lies in the user's cache folder under the SHA-256 of the file, so that a changed file is converted again.
 
@@ -63,38 +63,33 @@ def converted(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     directory = cache_folder() / "converted" / f"{checksum[:32]}-{_CONVERSION}"
-    if directory.exists():
-        return directory
+    notes = [] if directory.exists() else _convert(path, directory)
+    config = model_config(directory)
+    kind = next(name for name, make in MODELS.items() if make().widths == config.widths)
+    assumed = f"{path}: taken for {kind} with windows of {config.window_frames} frames, pixels {config.pixels}"
+    print(f"{assumed}; converted into {directory}", *map("  note: {}".format, notes), sep="\n", file=sys.stderr)
+    return directory
+
+
+def _convert(path: str | os.PathLike, directory: Path) -> list[str]:
+    """Writes the checkpoint directory; returns what there is to know about it."""
     model, released = read_model(path)
-    (kind,) = (name for name, make in MODELS.items() if make().widths == model.config.widths)
     try:
         with atomic(directory) as scratch:
             scratch.parent.mkdir(parents=True, exist_ok=True)
-            source = f"converted from {Path(path).name}"
             save_model(
                 scratch,
                 model,
                 step=released.step,
                 loss_weights=released.loss_weights,
-                source=source,
+                source=f"converted from {Path(path).name}",
                 licence=LICENCE,
             )
     except UserError:
         if not directory.exists():  # which another process has written meanwhile
             raise
-    notes = [
-        *released.notes,
-        f"pixels {model.config.pixels}: {PIXELS_ADVICE[kind]}",
-        "windows of 5 frames; for others, such as vocalist_25f_acappella.pth, use converters.torch_to_flax",
-        LICENCE,
-    ]
-    print(
-        f"{path}: converted ({kind}), into {directory}",
-        *map("  note: {}".format, notes),
-        sep="\n",
-        file=sys.stderr,
-    )
-    return directory
+    advice = "for other pixels or windows, as of repro_Vocalist.pth and vocalist_25f_acappella.pth, run"
+    return [*released.notes, f"{advice} python -m converters.torch_to_flax", LICENCE]
 
 
 def _best(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, int]]:

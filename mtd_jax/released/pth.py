@@ -1,14 +1,14 @@
 """Reads files of `torch.save` without PyTorch, and without running anything in them.
 
 Such a file is a ZIP archive of stored members: `data.pkl`, a pickle of everything but the numbers, and `data/0`,
-`data/1`, …, the numbers. A pickle is a program. This reader runs it with a list of allowed names, each of which
-stands for an inert object here; a file with any other name is refused, and so is one whose arrays reach beyond
-their numbers. Files of PyTorch's older format are left to PyTorch, which has such a reader itself.
+`data/1`, …, the numbers. A pickle is a program for a machine with a stack. The machine here knows the operations
+and names that files of the public code contain, makes nothing but numbers, text, lists, tuples and dicts of them,
+and refuses a file with any other name, as well as one whose arrays reach beyond their numbers. Files of PyTorch's
+older format are left to PyTorch, which has such a reader itself.
 """
 
-import collections
 import dataclasses
-import io
+import math
 import os
 import pickle
 import pickletools
@@ -24,33 +24,34 @@ import numpy as np
 from mtd_jax.errors import UserError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of the current and of the older file format
-_MOST_PICKLE = 1 << 24  # bytes; those of the released files are below 1 MB
+_LARGEST_PICKLE = 1 << 21  # bytes; those of the released files are a tenth of it
 _MOST_AXES = 8
 _STORAGES = {
-    "Half": "float16",
-    "BFloat16": "bfloat16",
-    "Float": "float32",
-    "Double": "float64",
-    "Byte": "uint8",
-    "Char": "int8",
-    "Short": "int16",
-    "Int": "int32",
-    "Long": "int64",
-    "Bool": "bool",
-    "ComplexFloat": "complex64",
-    "ComplexDouble": "complex128",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.FloatStorage": "float32",
+    "torch.DoubleStorage": "float64",
+    "torch.ByteStorage": "uint8",
+    "torch.CharStorage": "int8",
+    "torch.ShortStorage": "int16",
+    "torch.IntStorage": "int32",
+    "torch.LongStorage": "int64",
+    "torch.BoolStorage": "bool",
+    "torch.ComplexFloatStorage": "complex64",
+    "torch.ComplexDoubleStorage": "complex128",
 }
-
-
-class _Refused(Exception):
-    """A name that is not allowed."""
-
-
-class _Damaged(Exception):
-    """The file contradicts itself."""
-
-
-# What a pickle gets hold of are tuples and dicts: it may set the fields of any other object.
+_DICTS = ("collections.OrderedDict", "collections.defaultdict")
+_REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+_PARAMETER = "torch._utils._rebuild_parameter"
+_UNSUPPORTED = {
+    "torch._utils._rebuild_sparse_tensor": "a sparse array",
+    "torch._utils._rebuild_qtensor": "a quantized array",
+}
+# Complete training files of the public code contain their learning-rate scheduler as an object, which refers to
+# the optimiser. Neither is needed.
+_IGNORED = ("torch.optim.lr_scheduler.StepLR", "torch.optim.adam.Adam")
+_SIZE, _LAYOUT, _DICT = "torch.Size", "torch.serialization._get_layout", "builtins.dict"
+_ALLOWED = {*_STORAGES, *_DICTS, *_REBUILD, _PARAMETER, *_UNSUPPORTED, *_IGNORED, _SIZE, _LAYOUT, _DICT}
 
 
 class StoredArray(NamedTuple):
@@ -59,7 +60,7 @@ class StoredArray(NamedTuple):
     Attributes:
       dtype: its name in NumPy and PyTorch alike, such as "float32".
       shape: of the array.
-      read: reads it, as a NumPy array of its own.
+      read: reads it, as a NumPy array of its own; raises `UserError` if the file is damaged.
     """
 
     dtype: str
@@ -77,34 +78,36 @@ class Unsupported(NamedTuple):
     kind: str
 
 
-class _Ignored:
-    """An inert stand-in for an object of the training run that the conversion does not need."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+class NotACheckpoint(UserError):
+    """The content of a file is of no use, so that another copy of it may be."""
 
 
-class _Dtype(NamedTuple):
-    """The type of a storage."""
+class _Refused(Exception):
+    """A name that is not allowed."""
+
+
+class _Damaged(Exception):
+    """The file contradicts itself."""
+
+
+class _Name(NamedTuple):
+    """A name that the pickle has looked up."""
 
     name: str
+
+
+class _Object(NamedTuple):
+    """An object that is not needed. Attributes: of: the name of its class."""
+
+    of: str
 
 
 class _Storage(NamedTuple):
     """The numbers of one or several arrays."""
 
     key: str
-    dtype: _Dtype
+    dtype: str
     count: int
-
-
-class _Stands(NamedTuple):
-    """Stands for a function."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -113,7 +116,8 @@ def read(path: str | os.PathLike) -> Any:
     The file must stay as it is until its arrays are read.
 
     Raises:
-      UserError: the file is missing or damaged, is of another kind, or needs code to be read.
+      NotACheckpoint: the file is damaged, is of another kind, or needs code to be read.
+      UserError: the file is missing, or needs PyTorch to be read.
     """
     if os.path.isdir(path):
         raise UserError(f"{path} is a directory; expected a PyTorch checkpoint file (.pth)")
@@ -130,15 +134,20 @@ def read(path: str | os.PathLike) -> Any:
     except UserError:
         raise
     except _Refused as error:
-        raise UserError(
+        raise NotACheckpoint(
             f"{path}: refused because reading it would run code ({error}); "
             "expected arrays only. If you trust its source, save its state_dict alone with PyTorch"
         ) from error
     except Exception as error:  # a damaged file can raise anything: KeyError, struct.error, EOFError, …
-        raise UserError(f"{path}: truncated or damaged; download or copy the file again") from error
-    raise UserError(
+        raise _damaged(path, error) from error
+    raise NotACheckpoint(
         f"{path}: not a PyTorch checkpoint, or a truncated or damaged one; expected a file saved by torch.save"
     )
+
+
+def _damaged(path: str | os.PathLike, error: Exception) -> NotACheckpoint:
+    why = f" ({error})" if isinstance(error, _Damaged) else ""
+    return NotACheckpoint(f"{path}: truncated or damaged{why}; download or copy the file again")
 
 
 def _read_zip(path: str | os.PathLike) -> Any:
@@ -148,21 +157,21 @@ def _read_zip(path: str | os.PathLike) -> Any:
         if len(described) != 1 or len(members) != len(archive.infolist()):
             raise _Damaged("expected one data.pkl, and each name once")
         # What is stored as it is cannot become more than the file; what is packed could fill the memory.
-        packed = any(info.compress_type != zipfile.ZIP_STORED for info in members.values())
-        if packed or sum(info.file_size for info in members.values()) > os.path.getsize(path):
-            raise _Damaged("packed, or larger than the file")
+        for info in members.values():
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise _Damaged(f"{info.filename} is packed")
+        if sum(info.file_size for info in members.values()) > os.path.getsize(path):
+            raise _Damaged("its parts are larger than the file")
         folder = described[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in members or any(name.startswith(f"{folder}code/") for name in members):
             raise _Refused("TorchScript")
-        if members[described[0]].file_size > _MOST_PICKLE:
-            raise _Damaged(f"a description of more than {_MOST_PICKLE} bytes")
-        big = f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little"
-        program = archive.read(described[0])
-        # Python's reader keeps a table as long as the largest number that it is told to remember something by.
-        for operation, argument, _ in pickletools.genops(program):
-            if "PUT" in operation.name and int(argument or 0) > len(program):
-                raise _Damaged("a number out of proportion")
-        return _Reader(program, _Archive(path, folder, members, ">" if big else "<")).load()
+        if members[described[0]].file_size > _LARGEST_PICKLE:
+            raise _Damaged(f"a description of more than {_LARGEST_PICKLE} bytes")
+        order: Literal["<", ">"] = "<"
+        if f"{folder}byteorder" in members:
+            orders: dict[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
+            order = orders[archive.read(f"{folder}byteorder")]
+        return _run(archive.read(described[0]), _Archive(path, folder, members, order))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,20 +183,21 @@ class _Archive:
     members: Mapping[str, zipfile.ZipInfo]
     order: Literal["<", ">"]
 
-    def array(self, storage: Any, offset: Any, shape: Any, strides: Any) -> StoredArray | Unsupported:
+    def array(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredArray | Unsupported:
         """Checked now, so that a file is refused whole, and read later."""
-        numbers = [offset, *shape, *strides]
-        whole = all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
-        if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides) or len(shape) > _MOST_AXES:
+        if not isinstance(storage, _Storage) or not (isinstance(shape, tuple) and isinstance(strides, tuple)):
+            raise _Damaged("an array of unknown form")
+        whole = all(type(number) is int and 0 <= number < 1 << 40 for number in (offset, *shape, *strides))
+        if not whole or len(shape) != len(strides) or len(shape) > _MOST_AXES:
             raise _Damaged("an array with an impossible shape")
-        empty = 0 in shape
-        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        if not empty and last >= storage.count:
+        size = math.prod(shape)
+        last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+        if size and last >= storage.count:
             raise _Damaged("an array that reaches beyond its numbers")
         # Repeated numbers (a stride of 0) could fill the memory.
-        if int(np.prod(shape, dtype=object)) > storage.count:
+        if math.prod(length for length in shape if length) > max(storage.count, 1):
             return Unsupported("an expanded array")
-        name, dtype = f"{self.folder}data/{storage.key}", np.dtype(storage.dtype.name)
+        name, dtype = f"{self.folder}data/{storage.key}", np.dtype(storage.dtype)
         if self.members[name].file_size != storage.count * dtype.itemsize:
             raise _Damaged("more or fewer numbers than were announced")
 
@@ -195,55 +205,142 @@ class _Archive:
             try:
                 with zipfile.ZipFile(self.path) as archive:
                     content = archive.read(name)  # checks its checksum
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"{self.path}: truncated or damaged; download or copy the file again") from error
-            stored = np.frombuffer(content, dtype.newbyteorder(self.order))
-            steps = [stride * dtype.itemsize for stride in strides]
-            return np.array(np.lib.stride_tricks.as_strided(stored[offset:], shape, steps), dtype)
+                if len(content) != storage.count * dtype.itemsize:
+                    raise _Damaged("numbers are missing")
+                steps = [stride * dtype.itemsize for stride in strides]
+                first = offset * dtype.itemsize if size else 0
+                ordered = dtype.newbyteorder(self.order)
+                return np.array(np.ndarray(shape, ordered, content or bytes(8), first, steps), dtype)
+            except Exception as error:  # the file has changed, or its directory of parts lies
+                raise _damaged(self.path, error) from error
 
-        return StoredArray(dtype.name, tuple(shape), read)
-
-
-class _Reader(pickle.Unpickler):
-    """Runs the pickle with stand-ins for the names that files of the public code contain."""
-
-    def __init__(self, program: bytes, archive: _Archive):
-        super().__init__(io.BytesIO(program))
-        self._allowed: dict[str, Any] = {
-            "collections.OrderedDict": collections.OrderedDict,
-            "torch._utils._rebuild_tensor": _Stands(archive.array),
-            "torch._utils._rebuild_tensor_v2": _Stands(lambda *told: archive.array(*told[:4])),
-            "torch._utils._rebuild_parameter": _Stands(lambda array, *_: array),
-            "torch._utils._rebuild_sparse_tensor": _Stands(lambda *_: Unsupported("a sparse array")),
-            "torch._utils._rebuild_qtensor": _Stands(lambda *_: Unsupported("a quantized array")),
-            "torch.serialization._get_layout": str,
-            "torch.Size": tuple,
-            **{f"torch.{name}Storage": _Dtype(dtype) for name, dtype in _STORAGES.items()},
-            **_STAND_INS,
-        }
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        module = module_name.replace("__builtin__", "builtins")  # what older protocols call it
-        name = f"{module}.{global_name}"
-        if name not in self._allowed:
-            raise _Refused(name)
-        return self._allowed[name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, _Dtype) or not re.fullmatch(r"\d+", key) or count < 0:
-            raise _Damaged("an unknown kind of reference")
-        return _Storage(key, dtype, int(count))
+        return StoredArray(dtype.name, shape, read)
 
 
-# Complete training files of the public code contain their learning-rate scheduler as an object, which refers to
-# the optimiser.
-_STAND_INS: dict[str, Any] = {
-    "torch.optim.lr_scheduler.StepLR": _Ignored,
-    "torch.optim.adam.Adam": _Ignored,
-    "collections.defaultdict": _Stands(lambda *_: {}),
-    "builtins.dict": dict,
-}
+def _run(program: bytes, archive: _Archive) -> Any:
+    """What a pickle makes."""
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        start = marks.pop()
+        found = stack[start:]
+        del stack[start:]
+        return found
+
+    def pop(count: int) -> list[Any]:
+        if len(stack) < count or (marks and len(stack) - count < marks[-1]):
+            raise _Damaged("its description takes what is not there")
+        found = stack[len(stack) - count :]
+        del stack[len(stack) - count :]
+        return found
+
+    def look_up(module: Any, name: Any) -> _Name:
+        full = f"{str(module)[:100]}.{str(name)[:100]}".replace(
+            "__builtin__.", "builtins."
+        )  # as it was in Python 2
+        if full not in _ALLOWED:
+            raise _Refused(full)
+        return _Name(full)
+
+    for operation, argument, _ in pickletools.genops(program):
+        match operation.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                (made,) = stack
+                return made
+            case "MARK":
+                marks.append(len(stack))
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                memo[int(argument or 0)] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(memo[int(argument or 0)])
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[operation.name])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+                stack.append(argument)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(pop(int(operation.name[-1]))))
+            case "APPEND" | "APPENDS":
+                items = since_mark() if operation.name == "APPENDS" else pop(1)
+                _expect(stack[-1], list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = since_mark() if operation.name == "SETITEMS" else pop(2)
+                target = _expect(stack[-1], dict)
+                for key, value in zip(items[::2], items[1::2], strict=True):
+                    if isinstance(key, StoredArray):  # an optimiser's state, by parameter: not needed
+                        continue
+                    if type(key) not in (str, int):
+                        raise _Damaged("a dict with keys that are neither text nor numbers")
+                    target[key] = value
+            case "GLOBAL":
+                stack.append(look_up(*str(argument).split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(look_up(*pop(2)))
+            case "BINPERSID":
+                stack.append(_storage(*pop(1)))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(_made(*pop(2), archive))
+            case "BUILD":  # sets attributes, of which nothing here has any
+                pop(1)
+                if not isinstance(stack[-1], dict | _Object):
+                    raise _Damaged("attributes of what has none")
+            case _:
+                raise _Damaged(f"an operation that torch.save does not use, {operation.name}")
+    raise _Damaged("its description does not end")
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise _Damaged(f"expected a {kind.__name__} in its description")
+    return value
+
+
+def _storage(reference: Any) -> _Storage:
+    kind, dtype, key, _, count = _expect(reference, tuple)
+    known = isinstance(dtype, _Name) and dtype.name in _STORAGES
+    if kind != "storage" or not known or type(key) is not str or not re.fullmatch(r"\d{1,9}", key):
+        raise _Damaged("an unknown kind of reference")
+    if type(count) is not int or not 0 <= count < 1 << 40:
+        raise _Damaged("an impossible number of numbers")
+    return _Storage(key, _STORAGES[dtype.name], count)
+
+
+def _made(of: Any, arguments: Any, archive: _Archive) -> Any:
+    """What a call of an allowed name stands for."""
+    name, arguments = _expect(of, _Name).name, _expect(arguments, tuple)
+    if name in _DICTS:
+        return {}
+    if name in _REBUILD:
+        return archive.array(*arguments)
+    if name == _PARAMETER and isinstance(arguments[0], StoredArray | Unsupported):
+        return arguments[0]
+    if name in _UNSUPPORTED:
+        return Unsupported(_UNSUPPORTED[name])
+    if name == _SIZE and len(arguments) == 1 and isinstance(arguments[0], tuple):
+        return arguments[0]
+    if name in _IGNORED or name == _LAYOUT:
+        return _Object(name)
+    raise _Damaged(f"an unknown use of {name}")
+
+
+class _IgnoredObject:
+    """An inert stand-in for an object of the training run, for PyTorch's reader."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _read_with_torch(path: str | os.PathLike) -> Any:
@@ -255,7 +352,8 @@ def _read_with_torch(path: str | os.PathLike) -> Any:
             f"{path}: a pickle, such as PyTorch wrote before version 1.6; to read it, pip install torch"
         ) from error
 
-    stand_ins: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
+    stand_ins: list[Any] = [(_IgnoredObject, name) for name in _IGNORED]
+    stand_ins += [(lambda *_: {}, "collections.defaultdict"), (dict, _DICT)]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")

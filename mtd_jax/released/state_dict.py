@@ -14,6 +14,7 @@ from mtd_jax.released import pth
 from mtd_jax.released.pth import StoredArray, Unsupported
 
 NUM_LOSS_WEIGHTS = 13
+_LONGEST_NAME = 200
 _UNUSED = ("num_batches_tracked", ".version", "._float_tensor")
 
 
@@ -61,8 +62,8 @@ def _strip_prefix(state_dict: Mapping[Any, Any], path: str | os.PathLike, notes:
     stripped: dict[str, Any] = {}
     doubled = []
     for name, value in state_dict.items():
-        if not isinstance(name, str):
-            raise UserError(f"{path}: expected entry names to be text, got {name!r}")
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+            raise UserError(f"{path}: expected entry names to be text, and not long, got {_kind(name)}")
         short = re.sub(r"^(module\.)+", "", name)
         if short in stripped:
             doubled.append(short)
@@ -80,7 +81,7 @@ def _to_arrays(state_dict: Mapping[str, Any], path: str | os.PathLike, notes: li
     not_arrays = [f"{n} is {_kind(v)}" for n, v in state_dict.items() if not isinstance(v, StoredArray)]
     if not_arrays:
         raise UserError(f"{path}: expected every entry to be an array, but {_listing(not_arrays)}")
-    if sum(math.prod(stored.shape) for stored in state_dict.values()) > os.path.getsize(path):
+    if sum(math.prod(stored.shape) for stored in state_dict.values()) > os.path.getsize(path):  # it holds them all
         raise UserError(f"{path}: expected each number once, but several entries share theirs")
     arrays: dict[str, np.ndarray] = {}
     not_float, not_finite = [], []
@@ -123,19 +124,19 @@ def _loss_weights(aw_loss: Any, path: str | os.PathLike) -> np.ndarray:
 
 
 def _step(value: Any, path: str | os.PathLike) -> int:
-    try:
-        step = int(value.read().item() if isinstance(value, StoredArray) else value)
-    except (TypeError, ValueError, OverflowError):
-        step = -1
-    if not 0 <= step < 1 << 53:
-        raise UserError(f"{path}: expected global_step to be a whole number ≥ 0, got {_kind(value)}")
-    return step
+    number = value
+    if isinstance(value, StoredArray):
+        number = value.read().item() if math.prod(value.shape) == 1 else None
+    if isinstance(number, int | float) and 0 <= number < 1 << 53 and number == int(number):
+        return int(number)
+    raise UserError(f"{path}: expected global_step to be a whole number ≥ 0, got {_kind(value)}")
 
 
 def _kind(value: Any) -> str:
     """A value in a few words, for a message."""
     if isinstance(value, Mapping):
-        return f"a dict with {_listing([str(key) for key in value])}" if value else "an empty dict"
+        keys = [key[:80] if isinstance(key, str) else _kind(key) for key in value]
+        return f"a dict with {_listing(keys)}" if value else "an empty dict"
     if isinstance(value, StoredArray):
         return f"a {value.dtype} array of shape {value.shape}"
     if isinstance(value, Unsupported):

@@ -14,6 +14,8 @@ _MOST = 2.0
 class Variety:
     """A factor for each aspect: 1 as designed, 0 all alike, 2 (the most) twice as far from the average.
 
+    Of `mouth` and `beard` it is how much of them is seen, not how much they differ.
+
     Attributes:
       identity: shapes and colours of faces.
       mouth: how visible teeth and tongue are; 0: the open mouth is dark, 1 and more: as designed.

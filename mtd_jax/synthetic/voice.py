@@ -42,7 +42,7 @@ def sample_voice(rng: np.random.Generator, variety: Variety = AS_DESIGNED) -> Vo
     height = sound.uniform()
     return Voice(
         pitch_hz=float(95 * 2.3**height * sound.uniform(0.9, 1.1)),
-        pitch_range=float(sound.uniform(0.06, 0.2)),
+        pitch_range=max(float(sound.uniform(0.06, 0.2)), 0.0),
         tract=float(0.9 + 0.24 * height + sound.uniform(-0.04, 0.04)),
         tilt=float(sound.uniform(0.45, 0.95)),
         breath=max(float(sound.uniform(0.02, 0.07)), 0.0),
