@@ -65,10 +65,10 @@ def get_config(variant: str = "teacher") -> Config:
     config.data.workers = 1
     config.data.augment = dataclasses.asdict(AUGMENTATION)
     config.data.extra.share = 0.25
-    config.data.extra.alone_epochs = 3.0 if variant == "teacher" else 0.0
+    config.data.extra.alone_epochs = 3.0 if variant == "teacher" else 1.0
     config.batch_size = 4
     config.draws_per_epoch = 800  # 200 steps
-    config.epochs = 28
+    config.epochs = 28 if variant == "teacher" else 12
     config.loss.balance_pairs = True
     config.loss.info_nce_weight = 1.0
     config.loss.token_info_nce_weight = 1.0
