@@ -104,7 +104,8 @@ def detect_offset(
         raise UserError(f"expected max_faces ≥ 1, got {max_faces}")
     check_arguments(model, path, faces)
     progress = progress or NoProgress()
-    video = open_video(path, None if audio_track is None else str(audio_track))
+    chosen = None if audio_track is None else str(audio_track)
+    video = open_video(path, chosen, silent=audio is not None)
     film = _Film(
         scorer=model if isinstance(model, Scorer) else Scorer(model),
         video=video,

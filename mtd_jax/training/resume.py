@@ -33,6 +33,7 @@ from mtd_jax.training.step import Run, TrainState
 _MAY_CHANGE = (
     "epochs",
     "teacher",
+    "init",
     "data/root",
     "data/extra/root",
     "data/format",
@@ -48,7 +49,7 @@ _MAY_CHANGE = (
 )
 
 
-# Fields of `data` that earlier versions did not have, with what they did.
+# Fields of `data` that earlier versions did not have, and what they did.
 _LATER_FIELDS = {
     "augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF))),
     "clips_per_grid": 1,
@@ -56,17 +57,19 @@ _LATER_FIELDS = {
 }
 
 
-def with_fingerprints(config, clips, extra, teacher):
+def with_fingerprints(config, clips, extra, teacher, initial=None):
     """The config with checksums of the clips' names and of the teacher: a resumed run must have the same ones.
 
     Args:
       extra: the second source of clips, or None.
+      initial: the model that the training starts from, or None.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)
         config.data.extra.clips_checksum = clips_checksum(extra) if extra else 0
         config.teacher_checksum = checksum_of_all(model_arrays(teacher) if teacher else {})
+        config.init_checksum = checksum_of_all(model_arrays(initial)) if initial else 0
     return config
 
 
@@ -133,6 +136,7 @@ def restore_run(
 
 def _check_same_config(before: dict, now: dict, where: str):
     augmented = _LATER_FIELDS["augment"] | before["data"].get("augment", {})
+    before = {"init": "", "init_checksum": 0} | before
     before = before | {"data": _LATER_FIELDS | before["data"] | {"augment": augmented}}
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.

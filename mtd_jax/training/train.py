@@ -20,7 +20,7 @@ from mtd_jax.distributed.sharding import make_mesh, place, put_batch
 from mtd_jax.errors import UserError
 from mtd_jax.models import load_model
 from mtd_jax.network.model import ModelConfig, SyncModel
-from mtd_jax.network.weights import computing_in, kernels_in, model_arrays
+from mtd_jax.network.weights import bind, computing_in, kernels_in, model_arrays
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
@@ -28,6 +28,7 @@ from mtd_jax.training.resume import restore_run, save_run, with_fingerprints
 from mtd_jax.training.step import Run, TrainState, compile_steps, initial_state
 from mtd_jax.training.workdir import taken
 
+IN_THE_BOX = "box"  # as config.init
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
 
@@ -68,7 +69,8 @@ def train(config, workdir, report=print) -> dict:
         extra = Extra(more, data.extra.share, alone)
 
     teacher = load_teacher(config) if config.teacher else None
-    config = with_fingerprints(config, clips, extra.source if extra else None, teacher)
+    initial = load_initial(config) if config.init else None
+    config = with_fingerprints(config, clips, extra.source if extra else None, teacher, initial)
     check_same_everywhere(config.to_dict())
     factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
     run = Run(
@@ -79,7 +81,7 @@ def train(config, workdir, report=print) -> dict:
         seed=config.seed,
         mesh=make_mesh(config.mesh),
     )
-    state = place(initial_state(run, SyncModel(run.model, seed=config.seed)), run.mesh)
+    state = place(initial_state(run, initial or SyncModel(run.model, seed=config.seed)), run.mesh)
     frozen = kernels_in(teacher.config.compute_dtype, model_arrays(teacher)) if teacher else {}
     teacher_arrays = place(frozen, run.mesh)
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
@@ -167,6 +169,17 @@ def load_teacher(config):
                 f"config.model.{name}: expected {theirs} as in the teacher {config.teacher}, got {ours}"
             )
     return computing_in(student.compute_dtype, teacher)
+
+
+def load_initial(config: Config) -> SyncModel:
+    """The model that the training starts from; UserError if its weights are of another network."""
+    initial = load_model(None if config.init == IN_THE_BOX else config.init)
+    model: ModelConfig = model_config(config)
+    for name in ("widths", "num_heads", "num_layers", "stem_stride", "last_stride", "pixels"):
+        theirs, ours = getattr(initial.config, name), getattr(model, name)
+        if theirs != ours:
+            raise UserError(f"config.model.{name}: expected {theirs} as in config.init={config.init}, got {ours}")
+    return bind(model, model_arrays(initial))
 
 
 def _say_nothing(line):

@@ -147,12 +147,11 @@ def audio_stream(container: InputContainer, path: Path, track: str | None = None
     raise UserError(f"{path}: no audio stream {track!r}; it has {there}")
 
 
-def stream_notes(container: InputContainer, video: av.VideoStream, audio: av.AudioStream) -> list[str]:
+def stream_notes(container: InputContainer, video: av.VideoStream, audio: av.AudioStream | None) -> list[str]:
     """One line for each kind of stream, video or audio, that offers a choice: which one is measured."""
-    choices: list[tuple[str, Sequence[Stream], Stream]] = [
-        ("video", _moving(container), video),
-        ("audio", container.streams.audio, audio),
-    ]
+    choices: list[tuple[str, Sequence[Stream], Stream]] = [("video", _moving(container), video)]
+    if audio is not None:
+        choices.append(("audio", container.streams.audio, audio))
     return [
         f"{len(streams)} {kind} streams; measuring number {1 + streams.index(chosen)}"
         for kind, streams, chosen in choices

@@ -200,7 +200,7 @@ class VideoFile:
       start_seconds: when grid frame 0 is shown, counted from the start of the earlier stream, as players do.
       duration_seconds: the duration that the container declares; None if it does not declare one.
       stream_index: of the video stream, among all of the file.
-      audio_track: number of the audio stream among those of the file, from 1.
+      audio_track: number of the audio stream among those of the file, from 1; 0: none.
       is_cut_short: the clock jumps in what was decoded so far; what follows was left out.
       can_seek: the container gives every frame its time, so that a part can be found and its frames be told.
     """
@@ -358,22 +358,25 @@ def _seek(container: InputContainer, stream: av.VideoStream | av.AudioStream, ti
     return True
 
 
-def open_video(path: str | os.PathLike, audio_track: str | None = None) -> VideoFile:
+def open_video(path: str | os.PathLike, audio_track: str | None = None, *, silent: bool = False) -> VideoFile:
     """Opens any container and codec that FFmpeg reads.
 
     Args:
       audio_track: number, from 1, or language of the audio stream to take; None = the main one, or where that is
         silent the first that is not.
+      silent: its audio is not wanted, and need not be there.
 
     Raises:
       UserError: the file is missing, empty, not a video, truncated beyond use, or lacks video or audio.
     """
     path = Path(path)
     with open_container(path) as container:
-        video, audio = video_stream(container, path), audio_stream(container, path, audio_track)
-        streams = container.streams.audio
-        number, index = 1 + streams.index(audio), video.index
-        audio_start = seconds(audio.start_time, audio.time_base)
+        video, audio = video_stream(container, path), None
+        streams, number, index, audio_start = container.streams.audio, 0, video.index, None
+        if not silent:
+            audio = audio_stream(container, path, audio_track)
+            number = 1 + streams.index(audio)
+            audio_start = seconds(audio.start_time, audio.time_base)
         _, duration = declared_times(container)
         notes = stream_notes(container, video, audio)
         can_seek = container.format.name in _SEEKABLE

@@ -395,6 +395,12 @@ def test_the_audio_of_another_file(model, recording, tmp_path):
     expected = detect_offset(model, path, faces=face).tracks[0].scores.table
     other = detect_offset(model, tmp_path / "silent.mkv", faces=face, audio=tmp_path / "sound.wav")
     np.testing.assert_allclose(other.tracks[0].scores.table, expected, atol=1e-4)
+    mux(tmp_path / "mute.mkv", frames, times, None)
+    mute = detect_offset(model, tmp_path / "mute.mkv", faces=face, audio=tmp_path / "sound.wav")
+    np.testing.assert_allclose(mute.tracks[0].scores.table, expected, atol=1e-4)
+    assert mute.audio_track == 0
+    with pytest.raises(UserError, match="has no audio stream"):
+        detect_offset(model, tmp_path / "mute.mkv", faces=face)
 
 
 def test_a_still_image_moves_less_than_any_mouth(tmp_path):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import mtd_jax
-from mtd_jax.checkpoint import load_description, load_loss_weights, open_manager, save_model
+from mtd_jax.checkpoint import load_description, load_loss_weights, load_model, open_manager, save_model
 from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.errors import Interrupted, UserError
 from mtd_jax.evaluation import evaluate as evaluate_module
 from mtd_jax.evaluation.evaluate import evaluate, evaluate_list
 from mtd_jax.network.model import ModelConfig
+from mtd_jax.network.weights import model_arrays
 from mtd_jax.training import train as train_module
 from mtd_jax.training.train import train
 from mtd_jax.training.workdir import taken
@@ -262,6 +263,44 @@ def test_other_clips_another_teacher_or_another_end_of_a_cosine_are_refused(corp
     config.data.train_list = "val"
     with pytest.raises(UserError, match="clips_checksum"):
         train(config, tmp_path / "run", report=lambda line: None)
+
+
+def test_a_training_starts_from_the_weights_of_another(corpus, tmp_path):
+    """And resumes only with the same ones."""
+    config = small_config(corpus)
+    config.epochs = 1
+    config.optimizer.learning_rate = 1e-12
+    for name, seed in (("first", 5), ("second", 6)):
+        save_model(tmp_path / name, mtd_jax.SyncModel(ModelConfig(**SMALL), seed=seed))
+    config.init = str(tmp_path / "first")
+    train(config, tmp_path / "run", report=lambda line: None)
+    began, ended = (model_arrays(load_model(tmp_path / name)) for name in ("first", "run"))
+    for name, array in began.items():
+        if not name.endswith(("mean", "var")):
+            np.testing.assert_allclose(ended[name], array, atol=1e-6, err_msg=name)
+    config.epochs, config.init = 2, str(tmp_path / "second")
+    with pytest.raises(UserError, match="init_checksum"):
+        train(config, tmp_path / "run", report=lambda line: None)
+    config.init = "box"
+    with pytest.raises(UserError, match=r"config.model.widths: expected \(.* as in config.init=box"):
+        train(config, tmp_path / "other", report=lambda line: None)
+
+
+def test_checkpoints_of_the_last_version_resume(corpus, tmp_path):
+    """Its configs had neither a second source, nor grids of several clips, nor all of the transforms."""
+    config = small_config(corpus)
+    config.epochs = 1
+    train(config, tmp_path, report=lambda line: None)
+    for file in (tmp_path / "checkpoints").glob("*/config/metadata"):
+        described = json.loads(file.read_text())
+        del described["training"]["init"], described["training"]["init_checksum"]
+        data = described["training"]["data"]
+        del data["extra"], data["clips_per_grid"], data["augment"]["bend"], data["augment"]["voice"]
+        del described["data"]["extra"]
+        file.write_text(json.dumps(described))
+    config.epochs = 2
+    assert train(config, tmp_path, report=lambda line: None)["steps"] > 0
+    assert lines(tmp_path)[-1]["step"] == 4
 
 
 def test_a_model_of_longer_windows_is_evaluated_at_longer_contexts(corpus, tmp_path):
