@@ -46,7 +46,7 @@ from tests.helpers.videos import mux, noise, numbered
         (["--mode=train", "--config=configs/teacher.py", "--config.epochs=many", "--workdir=x"], "many"),
         (["--mode=train", "--config=configs/teacher.py", "--workdir=x"], "config.data.root"),
         (["--mode=infer", "--checkpoint=/nowhere"], "needs --video"),
-        (["--mode=infer", "--video=/nothing.mp4"], "needs --checkpoint"),
+        (["--mode=infer", "--video=/nothing.mp4"], "no such file"),
         (["--mode=infer", "--checkpoint=/nowhere", "--video=/nothing.mp4"], "/nothing.mp4: no such file"),
         (["--mode=preprocess", "--videos=/nothing"], "needs --output"),
         (["--mode=preprocess", "--videos=/nothing", "--output=x"], "/nothing: no such file"),

@@ -286,13 +286,15 @@ def _run(program: bytes, archive: _Archive) -> Any:
                         raise _Damaged("a dict with keys that are neither text nor numbers")
                     target[key] = value
             case "GLOBAL":
-                stack.append(look_up(*str(argument).split(" ", 1)))
+                module, _, name = str(argument).partition(" ")
+                stack.append(look_up(module, name))
             case "STACK_GLOBAL":
                 stack.append(look_up(*pop(2)))
             case "BINPERSID":
                 stack.append(_storage(*pop(1)))
             case "REDUCE" | "NEWOBJ":
-                stack.append(_made(*pop(2), archive))
+                of, arguments = pop(2)
+                stack.append(_made(of, arguments, archive))
             case "BUILD":  # sets attributes, of which nothing here has any
                 pop(1)
                 if not isinstance(stack[-1], dict | _Object):
