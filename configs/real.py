@@ -14,7 +14,7 @@ Variants: "teacher" and "student".
 
 import dataclasses
 
-from mtd_jax.config import Config, default_config, variant_error
+from mtd_jax.config import Config, small_config, variant_error
 from mtd_jax.data.augment import Augmentation
 from mtd_jax.network.model import ModelConfig
 
@@ -57,30 +57,13 @@ def get_config(variant: str = "teacher") -> Config:
     """The config of one of the two trainings."""
     if variant not in VARIANTS:
         raise variant_error(__file__, variant, VARIANTS)
-    config = default_config(ModelConfig.tiny(num_layers=2, widths=WIDTHS[variant], **NO_DROPOUT))
-    config.data.train_list = "train"
-    config.data.pairing = "grid"
-    config.data.windows = 8
-    config.data.min_gap = 5  # no shared frames: with overlapping windows the loss stays at chance for long
+    config = small_config(ModelConfig.tiny(num_layers=2, widths=WIDTHS[variant], **NO_DROPOUT))
     config.data.workers = 1
     config.data.augment = dataclasses.asdict(AUGMENTATION)
     config.data.extra.share = 0.25
     config.data.extra.alone_epochs = 3.0 if variant == "teacher" else 1.0
-    config.batch_size = 4
     config.draws_per_epoch = 800  # 200 steps
     config.epochs = 28 if variant == "teacher" else 12
-    config.loss.balance_pairs = True
-    config.loss.info_nce_weight = 1.0
-    config.loss.token_info_nce_weight = 1.0
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.loss_learning_rate = 2e-2
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_epochs = 0.4
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.clip_norm = 1.0
-    config.val_batch_size = 32
-    config.val_pairs_per_clip = 8
-    config.log_every = 20
     if variant == "student":
         config.loss.name = "mtd"
     return config

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
-from mtd_jax.checkpoint import save_model
 from mtd_jax.errors import UserError, main_function
 from mtd_jax.network.model import PIXELS, count_parameters
-from mtd_jax.released.convert import LICENCE, MODELS, PIXELS_ADVICE, read_model
+from mtd_jax.released.convert import MODELS, PIXELS_ADVICE, read_model, write_model
 
 from . import command
 
@@ -64,14 +63,7 @@ def convert(
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             unverified = Path(folder) / output.name
-            save_model(
-                unverified,
-                flax_model,
-                step=released.step,
-                loss_weights=released.loss_weights,
-                source=f"converted from {Path(checkpoint).name}",
-                licence=LICENCE,
-            )
+            write_model(unverified, flax_model, released, checkpoint)
             if verify:
                 from .verify import verify_conversion  # imports the twin, which most conversions do not need
 

@@ -90,6 +90,29 @@ def default_config(model: ModelConfig) -> Config:
     )
 
 
+def small_config(model: ModelConfig) -> Config:
+    """The recipe for small networks and few clips: grids of windows, InfoNCE, a cosine; not a published one."""
+    config = default_config(model)
+    config.data.train_list = "train"
+    config.data.pairing = "grid"
+    config.data.windows = 8
+    config.data.min_gap = 5  # no shared frames: with overlapping windows the loss stays at chance for long
+    config.batch_size = 4
+    config.loss.balance_pairs = True
+    config.loss.info_nce_weight = 1.0
+    config.loss.token_info_nce_weight = 1.0  # without this the demo's MTD student stays at chance
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.loss_learning_rate = 2e-2
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 0.4
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 1.0
+    config.val_batch_size = 32
+    config.val_pairs_per_clip = 8
+    config.log_every = 20
+    return config
+
+
 def model_config(config: Config) -> ModelConfig:
     """The frozen model config of a training config."""
     return ModelConfig(**config.model.to_dict())

@@ -41,12 +41,25 @@ def read_model(
       UserError: the file is unusable, or belongs to the other model.
     """
     released = read_checkpoint(path)
-    kind = kind or _best(released.state_dict)[0]
-    _check_model(released.state_dict, kind, path)
+    kind = _fitting_kind(released.state_dict, kind, path)
     changes = {"window_frames": window_frames} | ({} if pixels is None else {"pixels": pixels})
     config = MODELS[kind](**changes)
     arrays = to_flax(config, released.state_dict, str(path))
     return model_from_arrays(config, arrays, str(path)), released
+
+
+def write_model(
+    directory: str | os.PathLike, model: SyncModel, released: TorchCheckpoint, path: str | os.PathLike
+) -> None:
+    """Writes what `read_model` gave as a checkpoint directory. Raises `UserError` as `save_model`."""
+    save_model(
+        directory,
+        model,
+        step=released.step,
+        loss_weights=released.loss_weights,
+        source=f"converted from {Path(path).name}",
+        licence=LICENCE,
+    )
 
 
 def converted(path: str | os.PathLike) -> Path:
@@ -77,14 +90,7 @@ def _convert(path: str | os.PathLike, directory: Path) -> list[str]:
     try:
         with atomic(directory) as scratch:
             scratch.parent.mkdir(parents=True, exist_ok=True)
-            save_model(
-                scratch,
-                model,
-                step=released.step,
-                loss_weights=released.loss_weights,
-                source=f"converted from {Path(path).name}",
-                licence=LICENCE,
-            )
+            write_model(scratch, model, released, path)
     except UserError:
         if not directory.exists():  # which another process has written meanwhile
             raise
@@ -92,25 +98,21 @@ def _convert(path: str | os.PathLike, directory: Path) -> list[str]:
     return [*released.notes, f"{advice} python -m converters.torch_to_flax", LICENCE]
 
 
-def _best(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, int]]:
-    """The model that most entries fit, and how many fit each."""
+def _fitting_kind(state_dict: Mapping[str, np.ndarray], asked: str | None, source: str | os.PathLike) -> str:
+    """The requested model, or the one that fits best; `UserError` for a file of the other, or of neither.
+
+    A file that fits the requested model best, but not exactly, is left to `to_flax`, which names what differs.
+    """
 
     def fitting(model: str) -> int:
         shapes = torch_shapes(MODELS[model]())
         return sum(name in shapes and shapes[name].shape == array.shape for name, array in state_dict.items())
 
     scores = {model: fitting(model) for model in MODELS}
-    return max(scores, key=lambda model: scores[model]), scores
-
-
-def _check_model(state_dict: Mapping[str, np.ndarray], asked: str, source: str | os.PathLike) -> None:
-    """Raises `UserError` for a file of the other model, or of another network altogether.
-
-    A file that fits the requested model best, but not exactly, is left to `to_flax`, which names what differs.
-    """
-    best, scores = _best(state_dict)
+    best = max(scores, key=lambda model: scores[model])
+    asked = asked or best
     if scores[asked] == scores[best] > 0:
-        return
+        return asked
     if scores[best] == 0:
         raise UserError(
             f"{source}: none of its {len(state_dict)} entries belongs to {' or '.join(MODELS)}; expected names "
