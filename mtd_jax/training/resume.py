@@ -136,7 +136,8 @@ def restore_run(
 
 def _check_same_config(before: dict, now: dict, where: str):
     augmented = _LATER_FIELDS["augment"] | before["data"].get("augment", {})
-    before = {"init": "", "init_checksum": 0} | before
+    if "init" not in before:
+        before = before | {"init": "", "init_checksum": 0}
     before = before | {"data": _LATER_FIELDS | before["data"] | {"augment": augmented}}
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.

@@ -93,8 +93,8 @@ def killed(tmp_path):
         "from mtd_jax.faces.boxes import WHOLE_FRAME\n"
         "from mtd_jax.faces.search import FindSettings\n"
         "crops = w.crop_tracks\n"
-        "def some(video, tracks):\n"
-        "    for count, item in enumerate(crops(video, tracks)):\n"
+        "def some(video, tracks, **options):\n"
+        "    for count, item in enumerate(crops(video, tracks, **options)):\n"
         "        if count == 20: os._exit(9)\n"
         "        yield item\n"
         "w.crop_tracks = some\n"
@@ -111,8 +111,8 @@ def test_an_interrupted_run_leaves_no_half_clip_and_goes_on(tmp_path, detector, 
         film(tmp_path / f"videos/a/{name}.mp4", RED)
     crops = writer.crop_tracks
 
-    def interrupted(video, tracks):
-        for number, item in enumerate(crops(video, tracks)):
+    def interrupted(video, tracks, **options):
+        for number, item in enumerate(crops(video, tracks, **options)):
             if video.path.stem == "two" and number == 20:
                 raise KeyboardInterrupt
             yield item
