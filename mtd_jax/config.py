@@ -28,8 +28,8 @@ def default_config(model: ModelConfig) -> Config:
         {
             "seed": 0,
             "model": dataclasses.asdict(model),
-            "teacher": "",  # checkpoint of the frozen teacher; empty: none
-            "init": "",  # checkpoint whose weights the training starts from; empty: fresh ones
+            "teacher": "",  # checkpoint of the frozen teacher, or "box"; empty: none
+            "init": "",  # checkpoint whose weights the training starts from, or "box"; empty: fresh ones
             "batch_size": 128,  # clips, over all devices
             "epochs": 80,
             "draws_per_epoch": 0,  # clips drawn per epoch; 0: as many as the list has

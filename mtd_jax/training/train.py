@@ -28,7 +28,7 @@ from mtd_jax.training.resume import restore_run, save_run, with_fingerprints
 from mtd_jax.training.step import Run, TrainState, compile_steps, initial_state
 from mtd_jax.training.workdir import taken
 
-IN_THE_BOX = "box"  # as config.init
+IN_THE_BOX = "box"  # as config.init and config.teacher
 MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
 
@@ -160,7 +160,7 @@ def train(config, workdir, report=print) -> dict:
 
 def load_teacher(config):
     """The frozen teacher, computing in the student's dtype; UserError if its relations have other shapes."""
-    teacher = load_model(config.teacher)
+    teacher = load_model(_named(config.teacher))
     student: ModelConfig = model_config(config)
     for name in ("num_layers", "num_heads", "window_frames"):
         theirs, ours = getattr(teacher.config, name), getattr(student, name)
@@ -171,9 +171,13 @@ def load_teacher(config):
     return computing_in(student.compute_dtype, teacher)
 
 
+def _named(name: str) -> str | None:
+    return None if name == IN_THE_BOX else name
+
+
 def load_initial(config: Config) -> SyncModel:
     """The model that the training starts from; UserError if its weights are of another network."""
-    initial = load_model(None if config.init == IN_THE_BOX else config.init)
+    initial = load_model(_named(config.init))
     model: ModelConfig = model_config(config)
     for name in ("widths", "num_heads", "num_layers", "stem_stride", "last_stride", "pixels"):
         theirs, ours = getattr(initial.config, name), getattr(model, name)

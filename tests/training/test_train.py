@@ -284,6 +284,9 @@ def test_a_training_starts_from_the_weights_of_another(corpus, tmp_path):
     config.init = "box"
     with pytest.raises(UserError, match=r"config.model.widths: expected \(.* as in config.init=box"):
         train(config, tmp_path / "other", report=lambda line: None)
+    config.init, config.teacher, config.loss.name, config.model.num_layers = "", "box", "mtd", 3
+    with pytest.raises(UserError, match="config.model.num_layers: expected 2 as in the teacher box"):
+        train(config, tmp_path / "other", report=lambda line: None)
 
 
 def test_checkpoints_of_the_last_version_resume(corpus, tmp_path):
