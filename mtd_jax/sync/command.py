@@ -132,15 +132,7 @@ def measure(
 
 def text(result: Result, standard: str | None = None) -> str:
     """The verdict for people: a headline, what it rests on, a line per face if they are few, the warnings."""
-    share = "less than 1 %" if result.sampled < 0.01 else f"{result.sampled:.0%}"
-    seen = "all of the film" if result.sampled == 1 else f"{share} of the film"
-    offset = f"{1000 * result.offset_seconds:+.0f}"
-    if result.offset_error_seconds is not None:
-        offset += f" ± {1000 * result.offset_error_seconds:.0f}"
-    lines = [
-        f"{result.video}: {result.summary}",
-        f"  offset {offset} ms, confidence {result.confidence:.2f}, from {seen}, by {result.model}",
-    ]
+    lines = [f"{result.video}: {result.summary}", f"  {result.basis}"]
     if standard:
         lines.append(f"  {_MEETS[result.meets(standard)]} {STANDARDS[standard]}")
     if 1 < len(result.tracks) <= _LISTED:

@@ -66,8 +66,7 @@ it is confident. A line at another height means an edit, or drifting clocks.</fi
 def _headline(result: Result) -> str:
     kind = {"in_sync": "good", "out_of_sync": "bad"}.get(result.verdict, "unsure")
     text = result.summary[0].upper() + result.summary[1:]
-    rest = f"offset {1000 * result.offset_seconds:+.0f} ms, confidence {result.confidence:.2f}"
-    return f'<p class="verdict {kind}">{html.escape(text)}</p><p class="note">{rest}</p>'
+    return f'<p class="verdict {kind}">{html.escape(text)}</p><p class="note">{html.escape(result.basis)}</p>'
 
 
 def _track(number: int, track: Track, is_speaker: bool) -> str:

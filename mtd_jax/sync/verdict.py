@@ -209,6 +209,17 @@ class Result:
             return "audio and video are in sync" + (f": {self.words}" if self.offset_frames else "")
         return self.words
 
+    @property
+    def basis(self) -> str:
+        """What the summary rests on: the offset with its error, the confidence, how much was seen, and by whom."""
+        offset = f"{1000 * self.offset_seconds:+.0f}"
+        if self.offset_error_seconds is not None:
+            offset += f" ± {1000 * self.offset_error_seconds:.0f}"
+        share = "less than 1 %" if self.sampled < 0.01 else f"{self.sampled:.0%}"
+        seen = "all of the film" if self.sampled == 1 else f"{share} of the film"
+        judge = f", by {self.model}" if self.model else ""
+        return f"offset {offset} ms, confidence {self.confidence:.2f}, from {seen}{judge}"
+
     def meets(self, standard: str) -> bool | None:
         """Whether the offset is within a published tolerance, see `STANDARDS`; None if it is not known."""
         if self.verdict == "unknown":

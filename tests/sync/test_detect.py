@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import json
 import re
 from pathlib import Path
@@ -331,6 +332,7 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
     assert out.startswith(f"{path}: ") and "confidence" in out
     assert "audio moved by" in err and "measured again: " in err
     source = page.read_text()
+    assert html.escape(out.splitlines()[1].strip()) in source  # with the name of the model
     uses = re.findall(r'(?:src|href)\s*=\s*"([^"]{0,30})|url\(', source)
     assert len(uses) == 3 and all(use.startswith("data:image/png;base64,") for use in uses)
     assert "http" not in re.sub(r'"data:[^"]*"', "", source) and "<script" not in source
