@@ -18,7 +18,10 @@ from mtd_jax.errors import UserError
 from mtd_jax.network.model import ENCODERS, ModelConfig
 
 Config: TypeAlias = Any  # a ConfigDict, whose fields have no types
-LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm")
+LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm",
+          "features", "listwise", "dist", "interactive", "contrastive")  # fmt: skip
+OF_RELATIONS = ("mtd", "mtd_layers", "minilm")  # losses that compare the layers of both networks, one by one
+_OF_GRIDS = ("listwise", "dist", "interactive", "contrastive")  # losses that compare windows of the same clip
 SCHEDULES = ("constant", "stepwise", "cosine")
 
 
@@ -59,6 +62,7 @@ def default_config(model: ModelConfig) -> Config:
                 "use_value": True,  # VR
                 "layers": {"fusion": (), "av": (), "va": ()},  # of mtd_layers, counted from 1
                 "layer_weight": 1.0,  # of mtd_layers
+                "distill_weight": 1.0,  # of features, listwise, dist, interactive and contrastive
                 "balance_pairs": False,  # positives of a grid weigh as much as its negatives
                 "info_nce_weight": 0.0,  # of the InfoNCE term over rows and columns of a grid
                 "token_info_nce_weight": 0.0,  # of the same on the prenets' tokens, see losses.token_info_nce
@@ -155,7 +159,7 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
     alone = config.data.extra.alone_epochs
     _check(alone >= 0, "data.extra.alone_epochs", "0 or more", alone)
     _check(config.data.workers >= 0, "data.workers", "0 or more", config.data.workers)
-    for name in ("layer_weight", "info_nce_weight", "token_info_nce_weight"):
+    for name in ("layer_weight", "distill_weight", "info_nce_weight", "token_info_nce_weight"):
         _check(config.loss[name] >= 0, f"loss.{name}", "0 or more", config.loss[name])
     _check(0 < config.optimizer.decay_rate <= 1, "optimizer.decay_rate", "in (0, 1]", config.optimizer.decay_rate)
     for name in ("learning_rate", "loss_learning_rate"):
@@ -179,6 +183,7 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
             not config.loss.token_info_nce_weight, "loss.token_info_nce_weight", "0 with reference pairs", "more"
         )
         _check(not config.loss.balance_pairs, "loss.balance_pairs", "False with reference pairs", True)
+        _check(config.loss.name not in _OF_GRIDS, "data.pairing", f"grid for {config.loss.name}", "reference")
         relational = config.loss.name in ("kd", "rkd")
         _check(
             not relational or config.batch_size > 1, "batch_size", "2 or more for kd and rkd", config.batch_size

@@ -4,6 +4,7 @@ A distillation loss takes what the student and the frozen teacher computed on th
 with it (uncertainty weights, FitNet's maps) is an argument. Every function returns float32 scalars.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,11 @@ from mtd_jax.network.model import ENCODERS, Features
 Scalar = Float[Array, ""]
 Relations = Float[Array, "layers batch heads query key"]
 PerLayer = dict[str, Float[Array, " layers"]]  # by encoder: "fusion", "av", "va"
+# Entry [b, i, j] is about frames i and audio j of clip b; the diagonal is in sync.
+Grid = Float[Array, "clips windows windows"]
+Video = Float[Array, "clips windows T width"]
+Audio = Float[Array, "clips windows S width"]
+Maps = dict[str, dict[str, Array]]  # {tokens: {"kernel": (from, to), "bias": (to,)}}, learned with the loss
 
 CLAMP_FLOOR = 1e-5
 
@@ -33,31 +39,29 @@ def bce(logits: Float[Array, " batch"], labels: Float[Array, " batch"], positive
     return jnp.sum(weights * losses) / jnp.sum(weights)
 
 
-def info_nce(logits: Float[Array, "clips windows windows"]) -> Scalar:
-    """Symmetric InfoNCE (van den Oord et al. 2018) of a grid of scores, mean over rows and columns.
-
-    Args: logits: entry [b, i, j] scores frames i with audio j; the diagonal is in sync.
-    """
+def info_nce(logits: Grid) -> Scalar:
+    """Symmetric InfoNCE (van den Oord et al. 2018) of a grid of scores, mean over rows and columns."""
     rows = jnp.diagonal(jax.nn.log_softmax(logits, axis=2), axis1=1, axis2=2)
     columns = jnp.diagonal(jax.nn.log_softmax(logits, axis=1), axis1=1, axis2=2)
     return -0.5 * (jnp.mean(rows) + jnp.mean(columns))
 
 
-def token_info_nce(
-    video_tokens: Float[Array, "clips windows T width"],
-    audio_tokens: Float[Array, "clips windows S width"],
-    temperature: float = 0.1,
-) -> Scalar:
+def token_info_nce(video_tokens: Video, audio_tokens: Audio, temperature: float = 0.1) -> Scalar:
     """InfoNCE of the prenets' tokens by cosine, so that the prenets learn before the transformers compare.
 
-    The idea is SyncNet's (Chung & Zisserman 2016). It has no parameters. Audio tokens are averaged over time to T.
+    The idea is SyncNet's (Chung & Zisserman 2016). It has no parameters.
     """
+    return info_nce(token_similarity(video_tokens, audio_tokens) / temperature)
+
+
+def token_similarity(video_tokens: Video, audio_tokens: Audio) -> Grid:
+    """Cosines of windows, by all their tokens less the mean window. Audio tokens are averaged over time to T."""
     time, steps = video_tokens.shape[2], audio_tokens.shape[2]
     frame_of_step = np.arange(steps) * time // steps == np.arange(time)[:, None]  # (T, S)
     average = frame_of_step / frame_of_step.sum(axis=1, keepdims=True)
     audio_tokens = jnp.einsum("ts,bgsd->bgtd", average.astype(np.float32), audio_tokens, precision="highest")
     video, audio = (_centred_unit(x.reshape(*x.shape[:2], -1)) for x in (video_tokens, audio_tokens))
-    return info_nce(jnp.einsum("bid,bjd->bij", video, audio, precision="highest") / temperature)
+    return jnp.einsum("bid,bjd->bij", video, audio, precision="highest")
 
 
 def relation_kl(
@@ -224,7 +228,7 @@ def rkd(
 def fitnet(
     student_features: Features,
     teacher_features: Features,
-    maps: dict[str, dict[str, Array]],
+    maps: Maps,
     weight: float = 100.0,
 ) -> Scalar:
     """weight·Σ MSE(student tokens, teacher tokens · map) over the three encoders (Romero et al. 2015).
@@ -239,13 +243,109 @@ def fitnet(
     return weight * total
 
 
-def fitnet_maps(key: Key[Array, ""], teacher_width: int, student_width: int) -> dict[str, dict[str, Array]]:
+def feature_distance(student_features: Features, teacher_features: Features, maps: Maps) -> Scalar:
+    """Mean squared distance of normalised tokens, mapped from the student's width to the teacher's.
+
+    FitNet's idea (Romero et al. 2015) with what made it strong in CLIP-KD (FD; Yang et al. 2024, 2307.12732):
+    the student is mapped, and both sides are normalised, here by LayerNorm without scale and bias. So nothing
+    depends on the teacher's scale, and a token that has nothing to do with the teacher's costs 2.
+
+    Args: maps: of some of "video", "audio", "av", "va", "fusion".
+
+    Returns:
+      The mean over the tokens that have maps.
+    """
+    distances = []
+    for name, linear in maps.items():
+        teacher, student = (getattr(f, f"{name}_tokens") for f in (teacher_features, student_features))
+        distances.append(jnp.mean((_standardised(_mapped(student, linear)) - _standardised(teacher)) ** 2))
+    return jnp.mean(jnp.stack(distances))
+
+
+def listwise_kd(student: Grid, teacher: Grid, temperature: float = 1.0) -> Scalar:
+    """τ²·KL of the teacher's choice among the audio of a clip for each window, and among its video, mean of both.
+
+    Each row and each column of a grid is a list of candidates. Its logits are z-scored, so that the student copies
+    the order and the relative gaps, not the scale (Sun et al. 2024, arXiv 2403.01427).
+    """
+    return temperature**2 * _two_way_kl(
+        *((_standardised(g) / temperature, _standardised(g, axis=1) / temperature) for g in (student, teacher))
+    )
+
+
+def dist(student: Grid, teacher: Grid) -> Scalar:
+    """1 − Pearson's correlation of the rows, and of the columns, mean of both: DIST (Huang et al. 2022).
+
+    arXiv 2205.10536, on the logits of a grid instead of class probabilities.
+    """
+    rows = jnp.mean(_standardised(student) * _standardised(teacher))
+    columns = jnp.mean(_standardised(student, axis=1) * _standardised(teacher, axis=1))
+    return 1 - (rows + columns) / 2
+
+
+def interactive_contrastive(
+    student: tuple[Video, Audio], teacher: tuple[Video, Audio], maps: Maps, temperature: float = 0.1
+) -> Scalar:
+    """InfoNCE between the student's video and the teacher's audio, and the other way round: CLIP-KD's ICL.
+
+    Yang et al. 2024, arXiv 2307.12732. The teacher's tokens must be comparable across modalities themselves, as
+    `token_info_nce` makes them.
+
+    Args:
+      student, teacher: tokens of the prenets.
+      maps: "video" and "audio", from the student's width to the teacher's.
+    """
+    video, audio = (_mapped(x, maps[name]) for x, name in zip(student, ("video", "audio"), strict=True))
+    grids = token_similarity(video, teacher[1]), token_similarity(teacher[0], audio)
+    return (info_nce(grids[0] / temperature) + info_nce(grids[1] / temperature)) / 2
+
+
+def contrastive_relation(
+    student: tuple[Video, Audio], teacher: tuple[Video, Audio], temperature: float = 0.1
+) -> Scalar:
+    """KL of the teacher's contrastive distribution from the student's, rows and columns: CLIP-KD's CRD.
+
+    Yang et al. 2024, arXiv 2307.12732. The student copies how similar the teacher finds all windows, not only
+    which one is right. As in `interactive_contrastive` the teacher's tokens must be comparable. No parameters.
+    """
+    student_grid, teacher_grid = (token_similarity(*tokens) / temperature for tokens in (student, teacher))
+    return _two_way_kl((student_grid, student_grid), (teacher_grid, teacher_grid))
+
+
+def fitnet_maps(key: Key[Array, ""], teacher_width: int, student_width: int) -> Maps:
     """Freshly initialised maps for `fitnet`."""
+    return linear_maps(key, ENCODERS, teacher_width, student_width)
+
+
+def linear_maps(key: Key[Array, ""], names: Sequence[str], width_in: int, width_out: int) -> Maps:
+    """A freshly initialised map for each name."""
     init = jax.nn.initializers.lecun_normal()
     return {
-        name: {"kernel": init(k, (teacher_width, student_width)), "bias": jnp.zeros(student_width)}
-        for name, k in zip(ENCODERS, jax.random.split(key, len(ENCODERS)), strict=True)
+        name: {"kernel": init(k, (width_in, width_out)), "bias": jnp.zeros(width_out)}
+        for name, k in zip(names, jax.random.split(key, len(names)), strict=True)
     }
+
+
+def _mapped(tokens: Float[Array, "*batch width"], linear: dict[str, Array]) -> Float[Array, "*batch to"]:
+    return jnp.einsum("...i,ij->...j", tokens, linear["kernel"], precision="highest") + jnp.expand_dims(
+        linear["bias"], range(tokens.ndim - 1)
+    )
+
+
+def _standardised(x: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
+    """Mean 0 and variance 1 along an axis."""
+    x = x - jnp.mean(x, axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=axis, keepdims=True) + 1e-6)
+
+
+def _two_way_kl(student: tuple[Grid, Grid], teacher: tuple[Grid, Grid]) -> Scalar:
+    """Mean KL(softmax(teacher) ‖ softmax(student)) of the first grids' rows and the second ones' columns."""
+    total = jnp.zeros(())
+    for axis, mine, taught in zip((2, 1), student, teacher, strict=True):
+        log_taught = jax.nn.log_softmax(taught, axis=axis)
+        terms = jnp.exp(log_taught) * (log_taught - jax.nn.log_softmax(mine, axis=axis))
+        total += jnp.mean(jnp.sum(terms, axis=axis)) / 2
+    return total
 
 
 def _centred_unit(x: Float[Array, "clips windows width"]) -> Float[Array, "clips windows width"]:

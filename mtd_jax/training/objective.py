@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mtd_jax.network.model import ENCODERS, Features, ModelConfig
 from mtd_jax.training import losses
 
 Loss = tuple[Array, dict[str, Array]]  # total, and its parts by name
-Grid = Float[Array, "clips windows windows"]  # [b, i, j]: frames i with audio j of clip b
+Grid = losses.Grid
 
+# What the maps of each loss with maps are of.
+_MAPPED = {"features": ("video", "audio", "av", "va", "fusion"), "interactive": ("video", "audio")}
 _MAPS_STREAM = 2**32 - 1  # to fold into the seed's key; the dropout of step n folds in n, and no step is so large
 
 
@@ -31,6 +33,7 @@ class Objective:
     use_value: bool
     layers: tuple[tuple[str, tuple[int, ...]], ...]
     layer_weight: float
+    distill_weight: float
     balance_pairs: bool
     info_nce_weight: float
     token_info_nce_weight: float
@@ -42,12 +45,16 @@ class Objective:
         return cls(**(fields | {"layers": layers}))
 
     def initial_learned(self, teacher: ModelConfig | None, student: ModelConfig, seed: int) -> dict:
-        """What is learned with the model: {"uncertainty": ones} for MTD, FitNet's maps, else {}."""
+        """What is learned with the model: {"uncertainty": ones} for MTD, linear maps, else {}."""
         if self.name == "mtd":
             return {"uncertainty": jnp.ones(1 + len(ENCODERS) * student.num_layers)}
-        if self.name == "fitnet" and teacher is not None:
-            key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
+        if teacher is None:
+            return {}
+        key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
+        if self.name == "fitnet":
             return losses.fitnet_maps(key, teacher.width, student.width)
+        if self.name in _MAPPED:
+            return losses.linear_maps(key, _MAPPED[self.name], student.width, teacher.width)
         return {}
 
     def __call__(self, student: "Scored", teacher: "Scored | None", labels: Grid, learned: dict) -> Loss:
@@ -69,7 +76,7 @@ class Objective:
 
     def _task(self, student: "Scored", labels: Grid) -> Loss:
         """What the student would learn without a teacher: BCE over all pairs, and InfoNCE where asked for."""
-        logits, features = student
+        logits = student.logits
         positive_weight = max(logits.shape[-1] - 1, 1) if self.balance_pairs else 1
         task = losses.bce(logits.reshape(-1), labels.reshape(-1), positive_weight)
         parts = {"bce": task}
@@ -77,9 +84,7 @@ class Objective:
             parts["info_nce"] = losses.info_nce(logits)
             task = task + self.info_nce_weight * parts["info_nce"]
         if self.token_info_nce_weight:
-            video = _first_of_each(features.video_tokens, logits.shape, 2)
-            audio = _first_of_each(features.audio_tokens, logits.shape, 1)
-            parts["token_info_nce"] = losses.token_info_nce(video, audio)
+            parts["token_info_nce"] = losses.token_info_nce(*student.tokens)
             task = task + self.token_info_nce_weight * parts["token_info_nce"]
         return task, parts
 
@@ -89,6 +94,15 @@ class Scored(NamedTuple):
 
     logits: Grid
     features: Features
+
+    @property
+    def tokens(self) -> tuple[losses.Video, losses.Audio]:
+        """The prenets' tokens of each window, once."""
+        video, audio, grid = self.features.video_tokens, self.features.audio_tokens, self.logits.shape
+        return (
+            jnp.take(video.reshape(*grid, *video.shape[1:]), 0, axis=2),
+            jnp.take(audio.reshape(*grid, *audio.shape[1:]), 0, axis=1),
+        )
 
 
 def _mtd(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
@@ -127,6 +141,31 @@ def _minilm(options: Objective, task: Array, student: Scored, teacher: Scored, l
     return task + extra, {"minilm": extra}
 
 
+def _features(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
+    extra = losses.feature_distance(student.features, teacher.features, learned)
+    return task + options.distill_weight * extra, {"features": extra}
+
+
+def _listwise(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
+    extra = losses.listwise_kd(student.logits, teacher.logits, options.temperature)
+    return task + options.distill_weight * extra, {"listwise": extra}
+
+
+def _dist(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
+    extra = losses.dist(student.logits, teacher.logits)
+    return task + options.distill_weight * extra, {"dist": extra}
+
+
+def _interactive(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
+    extra = losses.interactive_contrastive(student.tokens, teacher.tokens, learned)
+    return task + options.distill_weight * extra, {"interactive": extra}
+
+
+def _contrastive(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:
+    extra = losses.contrastive_relation(student.tokens, teacher.tokens)
+    return task + options.distill_weight * extra, {"contrastive": extra}
+
+
 # A new distillation loss is a pure function in losses.py, one of this signature here, and a name in config.LOSSES.
 # What a loss does not read of the teacher (kd needs no relations) XLA drops from the compiled step.
 DISTILLATION: dict[str, Callable[[Objective, Array, Scored, Scored, dict], Loss]] = {
@@ -136,14 +175,12 @@ DISTILLATION: dict[str, Callable[[Objective, Array, Scored, Scored, dict], Loss]
     "rkd": _rkd,
     "fitnet": _fitnet,
     "minilm": _minilm,
+    "features": _features,
+    "listwise": _listwise,
+    "dist": _dist,
+    "interactive": _interactive,
+    "contrastive": _contrastive,
 }
-
-
-def _first_of_each(
-    tokens: Float[Array, "pairs time width"], grid: tuple[int, ...], repeated_axis: int
-) -> Float[Array, "clips windows time width"]:
-    """Tokens of all clips·windows·windows pairs → those of each window, once."""
-    return jnp.take(tokens.reshape(*grid, *tokens.shape[1:]), 0, axis=repeated_axis)
 
 
 def _per_layer(terms: dict[str, losses.PerLayer]) -> dict[str, Array]:

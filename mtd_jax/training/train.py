@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mtd_jax.checkpoint import open_manager, writing
-from mtd_jax.config import Config, augmentation, model_config, validate
+from mtd_jax.config import OF_RELATIONS, Config, augmentation, model_config, validate
 from mtd_jax.data.clip import ClipSource
 from mtd_jax.data.pipeline import Extra, Loading, Shard, evaluation_pairs, make_training_iterator
 from mtd_jax.data.sampling import Pairing
@@ -159,10 +159,11 @@ def train(config, workdir, report=print) -> dict:
 
 
 def load_teacher(config):
-    """The frozen teacher, computing in the student's dtype; UserError if its relations have other shapes."""
+    """The frozen teacher, computing in the student's dtype; UserError if the loss cannot compare the two."""
     teacher = load_model(_named(config.teacher))
     student: ModelConfig = model_config(config)
-    for name in ("num_layers", "num_heads", "window_frames"):
+    same = ("num_layers", "num_heads", "window_frames") if config.loss.name in OF_RELATIONS else ("window_frames",)
+    for name in same:
         theirs, ours = getattr(teacher.config, name), getattr(student, name)
         if theirs != ours:
             raise UserError(
