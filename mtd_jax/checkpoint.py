@@ -34,6 +34,7 @@ from mtd_jax.network.weights import abstract_arrays, bind, check_cover, flat, mo
 from mtd_jax.storage import is_remote
 
 FORMAT = 3
+_LATER_FIELDS = {"fusion"}  # of `ModelConfig`, that checkpoints of earlier versions lack: they mean the default
 BEST_METRIC = "val_loss"
 _ARRAY_ITEMS = ("model", "loss", "training")
 
@@ -132,9 +133,9 @@ def model_config(directory: str | os.PathLike) -> ModelConfig:
 def usable_config(description: Mapping[str, Any], where: str | os.PathLike) -> ModelConfig:
     """The model config in a description; UserError if this version cannot use it. Args: where: for the message."""
     check_format(description, where)
-    fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    if fields != description["model"].keys():
-        different = sorted(fields ^ description["model"].keys())
+    fields, described = {field.name for field in dataclasses.fields(ModelConfig)}, description["model"].keys()
+    different = sorted((fields - _LATER_FIELDS) ^ (described - _LATER_FIELDS))
+    if different:
         raise UserError(f"{where}: its model config and this version differ in {', '.join(different)}")
     return ModelConfig(**description["model"])
 

@@ -149,6 +149,8 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
         raise UserError(
             f"config.loss.name={config.loss.name} needs a teacher: set config.teacher to a checkpoint directory"
         )
+    if config.loss.name in OF_RELATIONS and config.model.fusion == "none":
+        raise UserError(f"config.loss.name={config.loss.name} compares transformers: model.fusion=none has none")
     _check(bool(config.data.root), "data.root", "the folder of the clips", "nothing")
     _check(config.data.format in FORMATS, "data.format", f"one of {', '.join(FORMATS)}", config.data.format)
     for name in ("batch_size", "epochs", "val_batch_size", "val_pairs_per_clip", "log_every"):

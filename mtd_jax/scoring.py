@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num, Shaped, UInt8
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME
-from mtd_jax.network.folded import FoldedModel, compare_shifts, encode_audio, encode_video, fold
+from mtd_jax.network.folded import Folded, compare_shifts, encode_audio, encode_video, fold
 from mtd_jax.network.mel import HOP, N_FFT, NUM_MEL, log_mel_of_padded
 from mtd_jax.network.model import FRAME_SHAPE, ModelConfig, SyncModel
 from mtd_jax.workers import usable_cores
@@ -245,9 +245,7 @@ def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _encode_frames(
-    config: ModelConfig, chunks: Chunks, every: int, weights: FoldedModel, frames: Frames
-) -> Tokens:
+def _encode_frames(config: ModelConfig, chunks: Chunks, every: int, weights: Folded, frames: Frames) -> Tokens:
     """Video tokens of the chunks.encoded windows of every·(chunks.encoded − 1) + T frames."""
     together = chunks.together if every == 1 else 1
     starts = every * np.arange(0, chunks.encoded, together)
@@ -257,7 +255,7 @@ def _encode_frames(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode_audio(config: ModelConfig, chunks: Chunks, weights: FoldedModel, samples: Waveform) -> Tokens:
+def _encode_audio(config: ModelConfig, chunks: Chunks, weights: Folded, samples: Waveform) -> Tokens:
     """Audio tokens of chunks.encoded windows, from padded samples."""
     mel = log_mel_of_padded(samples)
     first = np.array([mel_steps(i) for i in range(chunks.encoded)])  # int(3.2·i), as published
@@ -265,13 +263,13 @@ def _encode_audio(config: ModelConfig, chunks: Chunks, weights: FoldedModel, sam
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_zero_mel(config: ModelConfig, weights: FoldedModel) -> Shaped[Array, "S width"]:
+def _encode_zero_mel(config: ModelConfig, weights: Folded) -> Shaped[Array, "S width"]:
     return encode_audio(config, weights, jnp.zeros((1, mel_steps(config.window_frames), NUM_MEL)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compare_columns(
-    config: ModelConfig, weights: FoldedModel, video: Tokens, samples: Shaped[Array, "windows samples"]
+    config: ModelConfig, weights: Folded, video: Tokens, samples: Shaped[Array, "windows samples"]
 ) -> Float[Array, "windows columns"]:
     """Logits of each video window against the audio that begins at each mel column of its own samples."""
     steps = mel_steps(config.window_frames)
@@ -282,7 +280,7 @@ def _compare_columns(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score_chunk(config: ModelConfig, every: int, weights: FoldedModel, video: Tokens, audio: Tokens) -> Array:
+def _score_chunk(config: ModelConfig, every: int, weights: Folded, video: Tokens, audio: Tokens) -> Array:
     return compare_shifts(config, weights, video, audio, every)
 
 

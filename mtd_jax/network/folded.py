@@ -31,10 +31,12 @@ from mtd_jax.network.layers import (
     Linear,
     Prenet,
     attention_mask,
+    normalised,
     precision_of,
     sinusoidal_positions,
 )
 from mtd_jax.network.model import ModelConfig, SyncModel, abstract_model, scale_pixels
+from mtd_jax.network.towers import TemporalHead, per_frame, unit, with_neighbours
 
 Weights = np.ndarray | jax.Array  # NumPy arrays from `fold`, JAX arrays once `Scorer` has put them on its device
 _Block = tuple[tuple[int, ...], tuple[int, ...], bool]  # stride, padding, residual
@@ -86,31 +88,67 @@ class FoldedModel(NamedTuple):
     classifier: Affine
 
 
-def fold(model: SyncModel) -> FoldedModel:
+class FoldedHead(NamedTuple):
+    """A `TemporalHead`."""
+
+    fc1: Affine
+    fc2: Affine
+
+
+class FoldedTowers(NamedTuple):
+    """All that scoring needs of a `SyncModel` of two towers."""
+
+    video: list[VideoConv]
+    audio: list[Affine]
+    video_head: FoldedHead
+    audio_head: FoldedHead
+    classifier: Affine  # of the cosine: scale (1,) as kernel, and bias (1,)
+
+
+Folded = FoldedModel | FoldedTowers
+
+
+def fold(model: SyncModel) -> Folded:
     """Folds BatchNorm into the convolutions, and LayerNorm's scale and bias into the dense layers that follow.
 
     Exact up to rounding: in float32 the results differ from the model's by about 1e-6 of their magnitude.
     """
-    folded = FoldedModel(
-        video=[
-            VideoConv(tuple(np.moveaxis(np.asarray(kernel), 2, 0)), bias)
-            for kernel, bias in _fold_prenet(model.video_prenet)
-        ],
-        audio=_fold_prenet(model.audio_prenet),
+    video = [
+        VideoConv(tuple(np.moveaxis(np.asarray(kernel), 2, 0)), bias)
+        for kernel, bias in _fold_prenet(model.video_prenet)
+    ]
+    audio = _fold_prenet(model.audio_prenet)
+    fold_rest = _fold_towers if model.config.fusion == "none" else _fold_transformers
+    folded = fold_rest(model, video, audio)
+    dtype = jnp.dtype(model.config.compute_dtype)
+    return jax.tree.map(lambda array: np.asarray(array, dtype), folded)
+
+
+def _fold_transformers(model: SyncModel, video: list[VideoConv], audio: list[Affine]) -> FoldedModel:
+    return FoldedModel(
+        video,
+        audio,
         av=_fold_encoder(model.av_encoder),
         va=_fold_encoder(model.va_encoder),
         fusion=_fold_encoder(model.fusion_encoder),
         head=_fold_dense(model.head),
         classifier=_fold_dense(model.classifier),
     )
-    dtype = jnp.dtype(model.config.compute_dtype)
-    return jax.tree.map(lambda array: np.asarray(array, dtype), folded)
+
+
+def _fold_towers(model: SyncModel, video: list[VideoConv], audio: list[Affine]) -> FoldedTowers:
+    def head(module: TemporalHead) -> FoldedHead:
+        return FoldedHead(_fold_dense(module.fc1), _fold_dense(module.fc2))
+
+    towers = model.towers
+    classifier = Affine(np.asarray(towers.scale[...]), np.asarray(towers.bias[...]))
+    return FoldedTowers(video, audio, head(towers.video_head), head(towers.audio_head), classifier)
 
 
 def encode_video(
-    config: ModelConfig, weights: FoldedModel, frames: UInt8[Array, "frames 48 96 3"]
+    config: ModelConfig, weights: Folded, frames: UInt8[Array, "frames 48 96 3"]
 ) -> Shaped[Array, "windows time width"]:
-    """Tokens of every window of T consecutive frames."""
+    """Tokens of every window of T consecutive frames; of two towers, its vector of length 1."""
     precision = precision_of(config.compute_dtype)
     x = scale_pixels(frames, config.pixels).astype(config.compute_dtype)
     geometry, _ = _geometry(config)
@@ -120,13 +158,14 @@ def encode_video(
         else:
             y = conv3d_time_first(x, conv.taps, stride, padding, precision)
         x = jax.nn.relu(y + conv.bias + x if residual else y + conv.bias)
-    return jnp.moveaxis(x[:, :, 0, 0], 0, 1)
+    tokens = jnp.moveaxis(x[:, :, 0, 0], 0, 1)
+    return unit(_head(config, weights.video_head, tokens)) if isinstance(weights, FoldedTowers) else tokens
 
 
 def encode_audio(
-    config: ModelConfig, weights: FoldedModel, mel: Float[Array, "windows steps 80"]
+    config: ModelConfig, weights: Folded, mel: Float[Array, "windows steps 80"]
 ) -> Shaped[Array, "windows steps width"]:
-    """Tokens of every window of audio."""
+    """Tokens of every window of audio; of two towers, its vector of length 1 with T steps."""
     x = jnp.swapaxes(mel, 1, 2)[..., None].astype(config.compute_dtype)
     _, geometry = _geometry(config)
     for (kernel, bias), (stride, padding, residual) in zip(weights.audio, geometry, strict=True):
@@ -139,12 +178,14 @@ def encode_audio(
             precision=precision_of(config.compute_dtype),
         )
         x = jax.nn.relu(y + bias + x if residual else y + bias)
+    if isinstance(weights, FoldedTowers):
+        return unit(per_frame(_head(config, weights.audio_head, x[:, 0]), config.window_frames))
     return x[:, 0]
 
 
 def compare_shifts(
     config: ModelConfig,
-    weights: FoldedModel,
+    weights: Folded,
     video_tokens: Shaped[Array, "windows time width"],
     audio_tokens: Shaped[Array, "audio_windows steps width"],
     every: int = 1,
@@ -152,7 +193,12 @@ def compare_shifts(
     """Logits of each video window i against a run of audio windows: column c is that against every·i + c."""
     windows = len(video_tokens)
     shifts = len(audio_tokens) - every * (windows - 1)
-    audio_of_pair = (every * np.arange(windows)[:, None] + np.arange(shifts)).reshape(-1)
+    audio_of_pair = every * np.arange(windows)[:, None] + np.arange(shifts)
+    if isinstance(weights, FoldedTowers):
+        vectors = (x.reshape(len(x), -1) for x in (video_tokens, audio_tokens))
+        cosines = jnp.take_along_axis(_einsum(config, "ik,jk->ij", *vectors), audio_of_pair, axis=1)
+        return jnp.asarray(cosines * weights.classifier.kernel + weights.classifier.bias, jnp.float32)
+    audio_of_pair = audio_of_pair.reshape(-1)
     video, audio = _embed(config, video_tokens), _embed(config, audio_tokens)
     queries = audio[audio_of_pair].reshape(windows, shifts, *audio.shape[1:])
     av = _read_shared(config, weights.av, queries, video).reshape(-1, *audio.shape[1:])
@@ -235,13 +281,13 @@ def _read(
     Args:
       source_of_query: index of the source of each pair; None: n = pairs, in the same order.
     """
-    x, sources = queries, _normalise(sources)
+    x, sources = queries, normalised(sources)
     mask = attention_mask(queries.shape[1], sources.shape[1])
     for layer in encoder.layers:
         key, value = (_split_heads(config, y) for y in _key_value(config, layer, sources))
         if source_of_query is not None:
             key, value = key[source_of_query], value[source_of_query]
-        query = _split_heads(config, _dense(config, layer.query, _normalise(x)))
+        query = _split_heads(config, _dense(config, layer.query, normalised(x)))
         logits = _einsum(config, "bkhd,bqhd->bhkq", key, query, jnp.float32) + mask.T
         mixed = _einsum(config, "bhkq,bkhd->bqhd", jax.nn.softmax(logits, axis=2).astype(x.dtype), value)
         x = x + _dense(config, layer.out, mixed.reshape(x.shape))
@@ -263,7 +309,7 @@ def _read_shared(
     """
     groups, pairs, q, width = queries.shape
     k, heads = sources.shape[1], config.num_heads
-    x, sources = queries.reshape(groups, pairs * q, width), _normalise(sources)
+    x, sources = queries.reshape(groups, pairs * q, width), normalised(sources)
     mask = np.tile(attention_mask(q, k), (pairs, 1))[:, None]  # (pairs·q, 1, k)
     for layer in encoder.layers:
         key, value = (_split_heads(config, y) for y in _key_value(config, layer, sources))
@@ -272,7 +318,7 @@ def _read_shared(
         wide_key = _einsum(config, "chd,nkhd->nhkc", query_kernel, key).reshape(groups, heads * k, width)
         wide_value = _einsum(config, "nkhd,hdc->nhkc", value, out_kernel).reshape(groups, heads * k, width)
         bias = _einsum(config, "hd,nkhd->nhk", query_bias, key, jnp.float32)[:, None]
-        logits = _einsum(config, "nrc,nmc->nrm", _normalise(x), wide_key, jnp.float32)
+        logits = _einsum(config, "nrc,nmc->nrm", normalised(x), wide_key, jnp.float32)
         logits = logits.reshape(groups, pairs * q, heads, k) + bias + mask
         weights = jax.nn.softmax(logits).astype(x.dtype).reshape(groups, pairs * q, heads * k)
         x = x + _einsum(config, "nrm,nmc->nrc", weights, wide_value) + layer.out.bias
@@ -280,12 +326,19 @@ def _read_shared(
     return _final_norm(encoder, x)
 
 
+def _head(
+    config: ModelConfig, head: FoldedHead, tokens: Shaped[Array, "n time width"]
+) -> Shaped[Array, "n time width"]:
+    x = normalised(tokens)
+    return x + _dense(config, head.fc2, jax.nn.relu(_dense(config, head.fc1, with_neighbours(x))))
+
+
 def _key_value(config: ModelConfig, layer: FoldedLayer, sources: Array) -> list[Array]:
     return jnp.split(_dense(config, layer.key_value, sources), 2, axis=-1)
 
 
 def _feedforward(config: ModelConfig, layer: FoldedLayer, x: Array) -> Array:
-    return _dense(config, layer.fc2, jax.nn.relu(_dense(config, layer.fc1, _normalise(x))))
+    return _dense(config, layer.fc2, jax.nn.relu(_dense(config, layer.fc1, normalised(x))))
 
 
 def _embed(config: ModelConfig, tokens: Shaped[Array, "n steps width"]) -> Shaped[Array, "n steps width"]:
@@ -297,15 +350,8 @@ def _embed(config: ModelConfig, tokens: Shaped[Array, "n steps width"]) -> Shape
     return tokens * jnp.asarray(config.width**0.5, tokens.dtype) + positions
 
 
-def _normalise(x: Shaped[Array, "*rows width"]) -> Shaped[Array, "*rows width"]:
-    """LayerNorm without scale and bias, computed in float32."""
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(axis=-1, keepdims=True)
-    return (centred * lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + EPSILON)).astype(x.dtype)
-
-
 def _final_norm(encoder: FoldedEncoder, x: Array) -> Array:
-    return _normalise(x) * encoder.final_norm.kernel + encoder.final_norm.bias
+    return normalised(x) * encoder.final_norm.kernel + encoder.final_norm.bias
 
 
 def _dense(

@@ -16,10 +16,12 @@ from jaxtyping import Array, Float, UInt8
 
 from mtd_jax.errors import UserError
 from mtd_jax.network.layers import CrossModalEncoder, Linear, Rngs, at_least_float32, audio_prenet, video_prenet
+from mtd_jax.network.towers import TwoTowers
 
 FRAME_SHAPE = (48, 96, 3)
 NUM_MEL = 80
 PIXELS = ("rgb255", "rgb01", "bgr01")
+FUSIONS = ("transformers", "none")
 ENCODERS = ("fusion", "av", "va")  # the order of MTD's layers
 # Of windows of T frames and S mel columns, S = 3.2·T for a training window.
 Frames = UInt8[Array | np.ndarray, "batch T 48 96 3"]  # RGB, whatever the weights' own convention
@@ -44,6 +46,8 @@ class ModelConfig:
       zero_tokens_lose_position: quirk of the released code: a token whose channel 0 is 0 gets no position.
       compute_dtype: "float32" or "bfloat16", with float32 parameters and statistics in both; "float64", for exact
         comparisons under `jax_enable_x64`, with float64 ones.
+      fusion: what compares the prenets' tokens: "transformers", as published, or "none", two towers whose vectors
+        a cosine compares (`towers.py`); then `num_heads`, `num_layers` and the dropout rates mean nothing.
     """
 
     widths: tuple[int, int, int, int, int]
@@ -59,6 +63,7 @@ class ModelConfig:
     attention_dropout: float = 0.0
     zero_tokens_lose_position: bool = True
     compute_dtype: str = "float32"
+    fusion: str = "transformers"
 
     def __post_init__(self):
         for name in ("widths", "stem_stride", "last_stride"):  # JSON and ConfigDict bring lists
@@ -74,6 +79,8 @@ class ModelConfig:
             )
         if self.pixels not in PIXELS:
             raise UserError(f"model.pixels: expected one of {', '.join(PIXELS)}, got {self.pixels!r}")
+        if self.fusion not in FUSIONS:
+            raise UserError(f"model.fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}")
         dtypes = ("float32", "bfloat16", *(["float64"] if jax.config.values["jax_enable_x64"] else []))
         if self.compute_dtype not in dtypes:
             raise UserError(f"model.compute_dtype: expected {' or '.join(dtypes)}, got {self.compute_dtype!r}")
@@ -141,6 +148,10 @@ class Features:
     Attributes:
       attention_logits: after scaling and mask, before the softmax.
       value_logits: V·Vᵀ·head_dim^-½.
+
+    Of two towers there are no relations (both dictionaries are empty). Their vectors stand for the encoders'
+    tokens, (batch, T, width): `av_tokens` is that of the audio, `va_tokens` that of the video, both of length 1,
+    and `fusion_tokens` their product, whose sum is the cosine.
     """
 
     video_tokens: VideoTokens
@@ -173,11 +184,14 @@ class SyncModel(nnx.Module):
         self.config = config
         self.video_prenet = video_prenet(config, rng)
         self.audio_prenet = audio_prenet(config, rng)
-        self.av_encoder = CrossModalEncoder(config, rng)
-        self.va_encoder = CrossModalEncoder(config, rng)
-        self.fusion_encoder = CrossModalEncoder(config, rng)
-        self.head = Linear(config.width, config.width, config.compute_dtype, rng)
-        self.classifier = Linear(config.width, 1, config.compute_dtype, rng)
+        if config.fusion == "none":
+            self.towers = TwoTowers(config, rng)
+        else:
+            self.av_encoder = CrossModalEncoder(config, rng)
+            self.va_encoder = CrossModalEncoder(config, rng)
+            self.fusion_encoder = CrossModalEncoder(config, rng)
+            self.head = Linear(config.width, config.width, config.compute_dtype, rng)
+            self.classifier = Linear(config.width, 1, config.compute_dtype, rng)
         if config.compute_dtype == "float64":
             nnx.update(self, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(self)))
 
@@ -232,6 +246,8 @@ class SyncModel(nnx.Module):
         self, video_tokens: VideoTokens, audio_tokens: AudioTokens, *, train: bool = False, rngs: Rngs = None
     ) -> tuple[Logits, Features]:
         """Scores pairs of windows by their tokens."""
+        if self.config.fusion == "none":
+            return self._compare_towers(video_tokens, audio_tokens)
         av_tokens, *av = self.av_encoder(audio_tokens, video_tokens, train, rngs)
         va_tokens, *va = self.va_encoder(video_tokens, audio_tokens, train, rngs)
         fusion_tokens, *fusion = self.fusion_encoder(av_tokens, va_tokens, train, rngs)
@@ -246,6 +262,11 @@ class SyncModel(nnx.Module):
             value_logits={name: r[1] for name, r in relations.items()},
         )
         return at_least_float32(logits), features
+
+    def _compare_towers(self, video_tokens: VideoTokens, audio_tokens: AudioTokens) -> tuple[Logits, Features]:
+        logits, video, audio = self.towers(video_tokens, audio_tokens)
+        tokens = (at_least_float32(t) for t in (video_tokens, audio_tokens, audio, video, video * audio))
+        return at_least_float32(logits), Features(*tokens, attention_logits={}, value_logits={})
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig
 from mtd_jax.network.weights import abstract_arrays, check_cover
 
@@ -134,6 +135,8 @@ def to_flax(config: ModelConfig, state_dict: Mapping[str, np.ndarray], source: s
 
 def to_torch(config: ModelConfig, arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
     """The inverse of `to_flax`; entries without a counterpart in Flax get their initial values. Same errors."""
+    if config.fusion == "none":
+        raise UserError(f"{source}: two towers (model.fusion=none) have no counterpart in the released format")
     check_cover(abstract_arrays(config), dict(arrays), source)
     state_dict = {}
     for entry in key_table(config.num_layers):

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
 from mtd_jax.network.model import ENCODERS, Features
+from mtd_jax.network.towers import per_frame
 
 # Scalars and stacks of what the layers of an encoder contribute. `layers` is 4 in the published models.
 Scalar = Float[Array, ""]
@@ -56,10 +56,7 @@ def token_info_nce(video_tokens: Video, audio_tokens: Audio, temperature: float 
 
 def token_similarity(video_tokens: Video, audio_tokens: Audio) -> Grid:
     """Cosines of windows, by all their tokens less the mean window. Audio tokens are averaged over time to T."""
-    time, steps = video_tokens.shape[2], audio_tokens.shape[2]
-    frame_of_step = np.arange(steps) * time // steps == np.arange(time)[:, None]  # (T, S)
-    average = frame_of_step / frame_of_step.sum(axis=1, keepdims=True)
-    audio_tokens = jnp.einsum("ts,bgsd->bgtd", average.astype(np.float32), audio_tokens, precision="highest")
+    audio_tokens = per_frame(audio_tokens, video_tokens.shape[2])
     video, audio = (_centred_unit(x.reshape(*x.shape[:2], -1)) for x in (video_tokens, audio_tokens))
     return jnp.einsum("bid,bjd->bij", video, audio, precision="highest")
 

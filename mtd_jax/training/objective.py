@@ -54,7 +54,8 @@ class Objective:
         if self.name == "fitnet":
             return losses.fitnet_maps(key, teacher.width, student.width)
         if self.name in _MAPPED:
-            return losses.linear_maps(key, _MAPPED[self.name], student.width, teacher.width)
+            names = _MAPPED[self.name] if teacher.fusion == student.fusion else ("video", "audio")
+            return losses.linear_maps(key, names, student.width, teacher.width)
         return {}
 
     def __call__(self, student: "Scored", teacher: "Scored | None", labels: Grid, learned: dict) -> Loss:

@@ -138,7 +138,10 @@ def _check_same_config(before: dict, now: dict, where: str):
     augmented = _LATER_FIELDS["augment"] | before["data"].get("augment", {})
     if "init" not in before:
         before = before | {"init": "", "init_checksum": 0}
-    before = before | {"loss": {"distill_weight": 1.0} | before["loss"]}
+    before = before | {
+        "loss": {"distill_weight": 1.0} | before["loss"],
+        "model": {"fusion": "transformers"} | before["model"],
+    }
     before = before | {"data": _LATER_FIELDS | before["data"] | {"augment": augmented}}
     old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.

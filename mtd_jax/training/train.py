@@ -162,7 +162,11 @@ def load_teacher(config):
     """The frozen teacher, computing in the student's dtype; UserError if the loss cannot compare the two."""
     teacher = load_model(_named(config.teacher))
     student: ModelConfig = model_config(config)
-    same = ("num_layers", "num_heads", "window_frames") if config.loss.name in OF_RELATIONS else ("window_frames",)
+    same = ["window_frames"]
+    if config.loss.name in (*OF_RELATIONS, "fitnet"):
+        same.append("fusion")
+    if config.loss.name in OF_RELATIONS:
+        same += ["num_layers", "num_heads"]
     for name in same:
         theirs, ours = getattr(teacher.config, name), getattr(student, name)
         if theirs != ours:

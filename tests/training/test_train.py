@@ -48,6 +48,29 @@ def distillation(loss, corpus, teacher):
     return config
 
 
+def test_two_towers_learn_from_transformers_and_score(corpus, teacher, tmp_path):
+    """Saved, loaded and folded as any model; what compares layers refuses them."""
+    config = distillation("listwise", corpus, teacher)
+    config.model.fusion = "none"
+    config.data.pairing, config.data.windows = "grid", 2
+    train(config, tmp_path, report=lambda line: None)
+    assert all(np.isfinite(row["listwise"]) for row in lines(tmp_path) if "total" in row)
+    model = mtd_jax.load_model(tmp_path)
+    assert model.config.fusion == "none"
+    clip = Lrs2Source(corpus, "test", min_frames=6)[0]
+    frames, waveform = clip.frames[: clip.num_frames], clip.waveform[: len(clip.waveform)]
+    scores = mtd_jax.score_clip(model, frames, waveform)
+    mel = mtd_jax.log_mel(waveform[None, : 5 * 640])[:, :-1]
+    np.testing.assert_allclose(scores[0, 15], model(frames[None, :5], mel)[0], atol=0.2)  # the mel's edges differ
+    for loss, message in (
+        ("mtd", "model.fusion=none has none"),
+        ("fitnet", "expected transformers as in the teacher"),
+    ):
+        config.loss.name = loss
+        with pytest.raises(UserError, match=message):
+            train(config, tmp_path / "other", report=lambda line: None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm"])
 def test_each_distillation_trains_evaluates_and_scores(loss, corpus, teacher, tmp_path):
