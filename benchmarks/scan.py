@@ -1,6 +1,6 @@
 """A clip's full ±15 scan on the CPU: this package beside PyTorch, in turns in one process, float32.
 
-    pip install torch && python -m benchmarks.scan [--models=student,teacher] [--repeats=5] [--nocompile]
+    pip install torch && python -m benchmarks.scan [--models=student,teacher,box] [--repeats=5] [--nocompile]
 
 Milliseconds per frame (= window of 5 frames against the sound at 31 shifts):
   MTD-JAX               `Scorer` on a whole clip, spectrogram included
@@ -24,8 +24,8 @@ from benchmarks.common import machine, print_results, run_benchmark, summarize, 
 from mtd_jax.errors import UserError
 from mtd_jax.workers import usable_cores
 
-NAMES = ("student", "teacher")
-MODELS = flags.DEFINE_list("models", list(NAMES), "Which networks.")
+NAMES = ("student", "teacher", "box")
+MODELS = flags.DEFINE_list("models", ["student", "teacher"], "Which networks; box: the one in the box.")
 flags.register_validator("models", lambda names: names and set(names) <= set(NAMES), f"of {', '.join(NAMES)}")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.", lower_bound=1)
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)
@@ -38,6 +38,7 @@ def main():
     import jax
 
     from mtd_jax import compilation
+    from mtd_jax.box import load_box
     from mtd_jax.network.mel import log_mel
     from mtd_jax.network.model import ModelConfig, SyncModel
     from mtd_jax.scoring import Scorer
@@ -46,7 +47,11 @@ def main():
         raise UserError(f"--together={TOGETHER.value}: expected at most --windows - {2 * SHIFT}")
     jax.config.update("jax_platforms", "cpu")
     compilation.prepare()
-    configs = {"student": ModelConfig.mtd_vocalist(), "teacher": ModelConfig.vocalist()}
+    configs = {
+        "student": ModelConfig.mtd_vocalist(),
+        "teacher": ModelConfig.vocalist(),
+        "box": load_box().config,
+    }
     rng = np.random.default_rng(0)
     count = WINDOWS.value
     frames = rng.integers(0, 256, (count + 5, 48, 96, 3), dtype=np.uint8)
