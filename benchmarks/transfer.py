@@ -33,6 +33,7 @@ REAL = flags.DEFINE_string("real", None, "Folder of real clips, in the LRS2 layo
 LISTS = flags.DEFINE_list("lists", ["val"], "Its lists to score.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for corpora and trainings.", required=True)
 EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of 200 steps.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Clips per step.", lower_bound=1)
 CLIPS = flags.DEFINE_integer("clips", 300, "Synthetic clips of 4 s per corpus.", lower_bound=8)
 SEED = flags.DEFINE_integer("seed", 0, "Of corpora and trainings.", lower_bound=0)
 ROWS = flags.DEFINE_list("rows", None, "Rows of the table to make. [all]")
@@ -67,7 +68,7 @@ def main():
         table.add_row(name, *cells, f"{row['train_seconds'] / 60:.1f}")
     Console(width=120).print(table)
     result = {"benchmark": "transfer", "machine": machine(), "versions": versions("jax", "flax"), "rows": rows}
-    result |= {"epochs": EPOCHS.value, "clips": CLIPS.value, "seed": SEED.value}
+    result |= {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "clips": CLIPS.value, "seed": SEED.value}
     if JSON.value:
         write_text(JSON.value, to_json(result, indent=1) + "\n")
 
@@ -87,6 +88,8 @@ def trained(name: str):
     config: ConfigDict = load_config("real", "teacher")
     config.seed = SEED.value
     config.data.root = str(corpus)
+    config.draws_per_epoch = config.draws_per_epoch // config.batch_size * BATCH_SIZE.value
+    config.batch_size = BATCH_SIZE.value
     config.epochs = EPOCHS.value
     if name == "not altered":
         config.data.augment = vars(augment.OFF)

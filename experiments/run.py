@@ -1,0 +1,153 @@
+"""Runs a table, resumes it, skips what is done.
+
+    python -m experiments.run --table=losses --workdir=EXPERIMENTS
+    python -m experiments.run --table=losses --rows=MTD --seeds=0 --workdir=EXPERIMENTS --results=/tmp/again
+
+Every run writes one JSON file, and is skipped where that exists. Several processes can share a table: `--part=0/2`
+and `--part=1/2` take turns at the rows.
+"""
+
+import functools
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks.common import machine, run_benchmark, to_json, versions
+from experiments import corpus as benchmark_corpus
+from experiments.tables import TABLES, TEACHER, Row
+from mtd_jax import compilation
+from mtd_jax.checkpoint import load_model
+from mtd_jax.data.sources import open_source
+from mtd_jax.errors import UserError
+from mtd_jax.evaluation.evaluate import evaluate
+from mtd_jax.network.model import count_parameters
+from mtd_jax.storage import write_text
+from mtd_jax.training.train import train
+
+RESULTS = Path(__file__).parent / "results"
+
+TABLE = flags.DEFINE_enum("table", None, list(TABLES), "Which table.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the corpus and the trainings, kept.", required=True)
+OUTPUT = flags.DEFINE_string("results", str(RESULTS), "Folder for the results.")
+ROWS = flags.DEFINE_list("rows", None, "Rows to run. [all]")
+SEEDS = flags.DEFINE_list("seeds", None, "Seeds to run; the first one is tuned. [those of the table]")
+PART = flags.DEFINE_string("part", "0/1", "Which share of the rows: NUMBER/OF.")
+
+
+def main():
+    compilation.prepare()
+    table = TABLES[TABLE.value]
+    rows = {row.name: row for row in table.rows}
+    if unknown := set(ROWS.value or ()) - rows.keys():
+        raise UserError(f"--rows: expected some of {', '.join(rows)}, got {', '.join(unknown)}")
+    try:
+        number, of = map(int, PART.value.split("/"))
+        seeds = tuple(map(int, SEEDS.value or table.seeds))
+    except ValueError as error:
+        raise UserError(f"--part: expected NUMBER/OF such as 0/2, --seeds: numbers, got {error}") from error
+    corpus = benchmark_corpus.make(Path(WORKDIR.value) / "corpus")
+    run = functools.partial(_run, corpus=corpus)
+    if any(row.needs_teacher for row in rows.values()):
+        run = functools.partial(run, teacher=_teacher(run, corpus))
+    for index, row in enumerate(table.rows):
+        if index % of == number and row.name in (ROWS.value or rows):
+            _tuned(row, seeds, table.rates, run)
+
+
+def _teacher(run, corpus: Path) -> Path:
+    """The work directory of the teacher. Where its results are known but the model is not here, it is trained."""
+    table = TABLES[TEACHER]
+    row, seed = table.rows[0], table.seeds[0]
+    best = _tuned(row, (seed,), table.rates, run)
+    workdir = _workdir(row, seed, best)
+    train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))
+    return workdir
+
+
+def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> float:
+    """Runs a row with all learning rates, then the best one with all seeds. Returns the best one."""
+    tried = {rate: run(row, seeds[0], rate) for rate in rates}
+    best = max(tried, key=lambda rate: tried[rate]["validation"]["accuracy"]["5"])
+    for seed in seeds[1:]:
+        run(row, seed, best)
+    return best
+
+
+def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path | None = None) -> dict:
+    """One run: what its JSON file says, or will."""
+    config = row.config(seed, learning_rate, str(corpus), str(teacher or ""))
+    file = Path(OUTPUT.value) / row.folder / f"{seed}-{learning_rate:g}.json"
+    settings = json.loads(to_json(config.to_dict()))
+    settings["data"]["root"] = settings["teacher"] = ""  # folders of this machine
+    if file.exists():
+        done = json.loads(file.read_text())
+        if done["config"] != settings:
+            raise UserError(f"{file}: is of another config; remove it to run it again")
+        return done
+    workdir = _workdir(row, seed, learning_rate)
+    print(f"{row.name}, seed {seed}, learning rate {learning_rate:g}", flush=True)
+    started = time.monotonic()
+    trained = train(config, workdir, report=lambda line: print(f"  {line}", flush=True))
+    model = load_model(workdir)
+    scored = {
+        name: evaluate(model, open_source("lrs2", str(corpus), listed, min_frames=6), progress=False)
+        for name, listed in (("validation", "val"), ("test", "test"))
+    }
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    result = {
+        "row": row.name,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "steps": row.steps,
+        "parameters": count_parameters(model),
+        "corpus": f"{benchmark_corpus.CHECKSUM:#010x}",
+        "commit": _commit(),
+        "config": settings,
+        "train_seconds": round(trained["train_seconds"], 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "validation": {"accuracy": scored["validation"]["accuracy"]},
+        "test": {
+            "accuracy": scored["test"]["accuracy"],
+            "clips": {clip["name"]: clip["accuracy"]["5"] for clip in scored["test"]["clips"]},
+        },
+        "curve": [
+            {k: line[k] for k in ("step", "val_loss", "val_accuracy")} for line in logged if "epoch" in line
+        ],
+        "uncertainty": [
+            [line["step"], *(line[name] for name in sorted(line) if name.startswith("uncertainty_"))]
+            for line in logged
+            if "uncertainty_0" in line
+        ],
+        "machine": machine(),
+        "versions": versions("jax", "flax"),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, to_json(result, indent=1) + "\n")
+    print(
+        f"  K5 {result['test']['accuracy']['5']:.3f}, K15 {result['test']['accuracy']['15']:.3f}: {file}",
+        flush=True,
+    )
+    return result
+
+
+def _workdir(row: Row, seed: int, learning_rate: float) -> Path:
+    return Path(WORKDIR.value) / row.folder / f"{seed}-{learning_rate:g}"
+
+
+def _commit() -> str:
+    """Of the checkout, with a + if files were changed since; empty where there is none."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "mtd_jax") else "")
+
+
+if __name__ == "__main__":
+    run_benchmark(main)

@@ -1,0 +1,152 @@
+"""What is compared with what: every row of every table, as changes of one base config."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mtd_jax.config import Config, small_config
+from mtd_jax.network.model import ENCODERS, ModelConfig
+
+NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
+STEPS, TEACHER_STEPS = 400, 1600  # fixed before the first run
+EPOCH = 100  # steps
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+TEACHER = "teacher"  # the one row of its table, and the teacher of all others
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A training.
+
+    Attributes:
+      name: as shown; the same row may stand in several tables, and is run once.
+      changes: of the base config, by dotted name.
+      steps: of the training.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = STEPS
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.changes.get("loss.name", "bce") != "bce"
+
+    @property
+    def folder(self) -> str:
+        """Its name as the name of a folder."""
+        return "".join(letter if letter.isalnum() else "_" for letter in self.name)
+
+    def config(self, seed: int, learning_rate: float, corpus: str, teacher: str) -> Config:
+        """The config of one run."""
+        config = base_config()
+        config.update_from_flattened_dict(self.changes)
+        config.seed = seed
+        config.optimizer.learning_rate = learning_rate
+        config.epochs = max(self.steps // EPOCH, 1)
+        config.draws_per_epoch = EPOCH * config.batch_size
+        config.data.root = corpus
+        config.teacher = teacher if self.needs_teacher else ""
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows that are compared.
+
+    Attributes:
+      question: what it is to answer.
+      rows: the first one is what the others are compared with, paired by seed.
+      seeds: of every row.
+      rates: learning rates. Each row is tuned on its own: its first seed runs with every one of them, and the best
+        on the validation list is taken for the other seeds.
+    """
+
+    question: str
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = LEARNING_RATES
+
+
+def base_config() -> Config:
+    """A plain student: what every row changes."""
+    config = small_config(ModelConfig.tiny(num_layers=2, **NO_DROPOUT))
+    config.data.workers = 0
+    config.batch_size = 2
+    return config
+
+
+def _loss(name: str, **options: Any) -> dict[str, Any]:
+    return {"loss.name": name} | {f"loss.{option}": value for option, value in options.items()}
+
+
+def _layers(*chosen: int) -> dict[str, Any]:
+    """MTD without uncertainty weights, on these layers of every encoder."""
+    return {"loss.name": "mtd_layers"} | {f"loss.layers.{encoder}": chosen for encoder in ENCODERS}
+
+
+def _longer(row: Row, times: int) -> Row:
+    return Row(f"{row.name}, {times}×", row.changes, times * row.steps)
+
+
+_TEACHER_WIDTHS = (8, 8, 16, 32, 64)
+_NONE = Row("none")
+_MTD = Row("MTD", _loss("mtd"))
+# Published pairs: as many windows and about as many encodings as a grid has, so that a step costs the same.
+_REFERENCE = {
+    "data.pairing": "reference",
+    "batch_size": 16,
+    "loss.balance_pairs": False,
+    "loss.info_nce_weight": 0.0,
+    "loss.token_info_nce_weight": 0.0,
+}
+
+TABLES: dict[str, Table] = {
+    TEACHER: Table("What teaches.", (Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,)),
+    "losses": Table(
+        "Which distillation helps?",
+        (
+            _NONE,
+            Row("KD", _loss("kd", temperature=5.0)),
+            Row("RKD", _loss("rkd")),
+            Row("FitNet", _loss("fitnet")),
+            Row("MiniLM", _loss("minilm")),
+            _MTD,
+            Row("features", _loss("features")),
+            Row("list-wise KD", _loss("listwise")),
+            Row("DIST", _loss("dist")),
+            Row("interactive", _loss("interactive")),
+            Row("contrastive", _loss("contrastive")),
+        ),
+    ),
+    "parts": Table(
+        "What does MTD owe to its parts?",
+        (
+            _MTD,
+            Row("without CAD", _loss("mtd", use_attention=False)),
+            Row("without VR", _loss("mtd", use_value=False)),
+            Row("fixed weights", _layers(1, 2)),
+            Row("last layers, fixed weights", _layers(2)),
+            Row("without the clamp", _loss("mtd", clamp_va=False)),
+            Row("temperature 5", _loss("mtd", temperature=5.0)),
+            Row("temperature 10", _loss("mtd", temperature=10.0)),
+        ),
+    ),
+    "pairs": Table("Published pairs or a grid, at equal cost?", (_NONE, Row("reference pairs", _REFERENCE))),
+    "length": Table(
+        "How long does a student gain?",
+        (
+            *(_NONE, _longer(_NONE, 2), _longer(_NONE, 4)),
+            *(_MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
+        ),
+    ),
+    "towers": Table(
+        "Transformers or two towers?",
+        (
+            _NONE,
+            Row("two towers", {"model.fusion": "none"}),
+            Row("two towers, wider", {"model.fusion": "none", "model.widths": (8, 8, 16, 32, 64)}),
+            Row("two towers, list-wise KD", {"model.fusion": "none"} | _loss("listwise")),
+        ),
+    ),
+}
