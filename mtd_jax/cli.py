@@ -20,6 +20,7 @@ from mtd_jax.errors import UserError, exit_at_once_on_sigterm, exit_code, parse_
 MODES = {
     "demo": "the whole story on synthetic talking faces: make data, train, distil, evaluate, measure a video",
     "train": "train or distil a model: --config, --workdir",
+    "store_scores": "a teacher's scores of all training draws, for losses of logits: --config, --output",
     "evaluate": "accuracy by context over a list of clips: --config, --checkpoint",
     "infer": "measure the audio-video offset of a video: --video",
     "preprocess": "find faces in videos and write training clips: --videos, --output",
@@ -44,7 +45,13 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         "evaluate infer",
         "checkpoint directory, --workdir of a training, .pth file or its address. [infer: the model in the box]",
     ),
-    (_STRING, "output", None, "evaluate preprocess synthesize", "new folder; evaluate: JSON file to write."),
+    (
+        _STRING,
+        "output",
+        None,
+        "evaluate preprocess synthesize store_scores",
+        "new folder; evaluate: JSON file to write.",
+    ),
     (_STRING, "list", "test", "evaluate", "list of clips: a name in config.data.root, or a path."),
     (
         _STRING,
@@ -93,7 +100,9 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     ),
     (_INTEGER, "mp4_clips", 4, "synthesize", "clips of the test list to write as .mp4, too."),
 )
-_MODES_OF = {name: modes.split() for _, name, _, modes, _ in _FLAGS} | {"config": ["train", "evaluate"]}
+_MODES_OF = {name: modes.split() for _, name, _, modes, _ in _FLAGS} | {
+    "config": ["train", "evaluate", "store_scores"]
+}
 
 
 class CommandLine(flags.FlagValues):
@@ -194,6 +203,15 @@ def _train(values: CommandLine):
         train(config, workdir, report=functools.partial(print, flush=True))  # a log file shows progress, too
 
 
+def _store_scores(values: CommandLine):
+    config, output = values.needed("config"), values.needed("output")
+    from mtd_jax import compilation
+    from mtd_jax.training.store_scores import store_scores
+
+    compilation.prepare()
+    store_scores(config, output, report=functools.partial(print, flush=True))
+
+
 def _evaluate(values: CommandLine):
     config, checkpoint = values.needed("config"), values.needed("checkpoint")
     from mtd_jax.distributed import launch
@@ -280,6 +298,7 @@ def _synthesize(values: CommandLine):
 _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "demo": _demo,
     "train": _train,
+    "store_scores": _store_scores,
     "evaluate": _evaluate,
     "infer": _infer,
     "preprocess": _preprocess,

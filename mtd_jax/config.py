@@ -21,6 +21,7 @@ Config: TypeAlias = Any  # a ConfigDict, whose fields have no types
 LOSSES = ("bce", "mtd", "mtd_layers", "kd", "rkd", "fitnet", "minilm",
           "features", "listwise", "dist", "interactive", "contrastive")  # fmt: skip
 OF_RELATIONS = ("mtd", "mtd_layers", "minilm")  # losses that compare the layers of both networks, one by one
+OF_LOGITS = ("kd", "listwise", "dist")  # losses that need nothing of the teacher but its logits
 _OF_GRIDS = ("listwise", "dist", "interactive", "contrastive")  # losses that compare windows of the same clip
 SCHEDULES = ("constant", "stepwise", "cosine")
 
@@ -32,6 +33,7 @@ def default_config(model: ModelConfig) -> Config:
             "seed": 0,
             "model": dataclasses.asdict(model),
             "teacher": "",  # checkpoint of the frozen teacher, or "box"; empty: none
+            "teacher_scores": "",  # instead of the teacher, its stored scores: folder of --mode=store_scores
             "init": "",  # checkpoint whose weights the training starts from, or "box"; empty: fresh ones
             "batch_size": 128,  # clips, over all devices
             "epochs": 80,
@@ -145,10 +147,13 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
         raise UserError(
             "config.teacher is set, but config.loss.name is bce, which uses none; set the loss or no teacher"
         )
-    if config.loss.name != "bce" and not config.teacher:
+    if config.loss.name != "bce" and not (config.teacher or config.teacher_scores):
         raise UserError(
             f"config.loss.name={config.loss.name} needs a teacher: set config.teacher to a checkpoint directory"
         )
+    if config.teacher_scores:
+        _check(not config.teacher, "teacher", "nothing beside config.teacher_scores", config.teacher)
+        _check(config.loss.name in OF_LOGITS, "loss.name", f"with scores {', '.join(OF_LOGITS)}", config.loss.name)
     if config.loss.name in OF_RELATIONS and config.model.fusion == "none":
         raise UserError(f"config.loss.name={config.loss.name} compares transformers: model.fusion=none has none")
     _check(bool(config.data.root), "data.root", "the folder of the clips", "nothing")

@@ -22,6 +22,7 @@ from mtd_jax.data import augment
 from mtd_jax.data.augment import Augmentation
 from mtd_jax.data.clip import FACE_SIZE, SAMPLES_PER_FRAME, Clip, ClipSource, UnusableClip
 from mtd_jax.data.sampling import Pairing
+from mtd_jax.data.stored_scores import StoredScores
 from mtd_jax.errors import UserError
 from mtd_jax.workers import end_with_parent
 
@@ -122,6 +123,7 @@ class TrainingDraw(_Draw):
 
     augmentation: Augmentation = augment.OFF
     extra: Extra | None = None
+    scores: StoredScores | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,6 +133,10 @@ class TrainingDraw(_Draw):
 
     def __call__(self, local: int) -> Example:
         number = self.number(local)
+        example = self._example(number)
+        return example if self.scores is None else example | {"teacher_logits": self.scores[number]}
+
+    def _example(self, number: int) -> Example:
         rng = np.random.default_rng([self.seed, number])
         # A generator apart, so that the same windows are drawn whatever the transforms are.
         altering = np.random.default_rng(np.random.SeedSequence([self.seed, number], spawn_key=(2,)))
@@ -260,6 +266,7 @@ def make_training_iterator(
     loading: Loading = IN_THREADS,
     augmentation: Augmentation = augment.OFF,
     extra: Extra | None = None,
+    scores: StoredScores | None = None,
 ) -> "TrainingIterator":
     """An endless iterator over training batches of clips drawn at random, with replacement.
 
@@ -273,11 +280,12 @@ def make_training_iterator(
       loading: worker processes and prefetching.
       augmentation: how the clips are altered.
       extra: clips of another source among them.
+      scores: of a teacher; each row then has its own as `teacher_logits`, float32 (B, G, G).
 
     Raises:
       UserError: an argument out of range; while iterating: 16 unusable clips in one draw.
     """
-    draw = TrainingDraw(source, pairing, seed, batch_size, shard, augmentation, extra)
+    draw = TrainingDraw(source, pairing, seed, batch_size, shard, augmentation, extra, scores)
     return TrainingIterator(draw, start_batch, loading)
 
 
@@ -332,6 +340,11 @@ class TrainingIterator(grain.DatasetIterator):
             self._batches = iter(_batches(self._draw, self._next_batch, _ENDLESS, self._loading))
             self._batches.start_prefetch()
         return self._batches
+
+    @property
+    def sequence(self) -> dict[str, Any]:
+        """What the draws depend on: all of the state but the number of the next batch and its size."""
+        return {name: value for name, value in self._sequence.items() if name != "batch_size"}
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint needs, as numbers and strings (JSON)."""

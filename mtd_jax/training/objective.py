@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from mtd_jax.network.model import ENCODERS, Features, ModelConfig
@@ -104,6 +105,10 @@ class Scored(NamedTuple):
             jnp.take(video.reshape(*grid, *video.shape[1:]), 0, axis=2),
             jnp.take(audio.reshape(*grid, *audio.shape[1:]), 0, axis=1),
         )
+
+
+# Of a teacher whose logits were stored: there are none, and whoever looks for relations or tokens fails at once.
+NO_FEATURES = Features(*[np.zeros((0, 0, 0), np.float32)] * 5, attention_logits={}, value_logits={})  # pyright: ignore[reportArgumentType]
 
 
 def _mtd(options: Objective, task: Array, student: Scored, teacher: Scored, learned: dict) -> Loss:

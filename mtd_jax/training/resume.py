@@ -33,6 +33,7 @@ from mtd_jax.training.step import Run, TrainState
 _MAY_CHANGE = (
     "epochs",
     "teacher",
+    "teacher_scores",
     "init",
     "data/root",
     "data/extra/root",
@@ -57,18 +58,21 @@ _LATER_FIELDS = {
 }
 
 
-def with_fingerprints(config, clips, extra, teacher, initial=None):
+def with_fingerprints(config, clips, extra, teacher, initial=None, scores=None):
     """The config with checksums of the clips' names and of the teacher: a resumed run must have the same ones.
 
     Args:
       extra: the second source of clips, or None.
       initial: the model that the training starts from, or None.
+      scores: stored ones of a teacher that is not there itself, or None.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.clips_checksum = clips_checksum(clips)
         config.data.extra.clips_checksum = clips_checksum(extra) if extra else 0
         config.teacher_checksum = checksum_of_all(model_arrays(teacher) if teacher else {})
+        if scores is not None:
+            config.teacher_checksum = scores.about["teacher_checksum"]
         config.init_checksum = checksum_of_all(model_arrays(initial)) if initial else 0
     return config
 
@@ -136,6 +140,7 @@ def restore_run(
 
 def _check_same_config(before: dict, now: dict, where: str):
     augmented = _LATER_FIELDS["augment"] | before["data"].get("augment", {})
+    before = {"teacher_scores": ""} | before
     if "init" not in before:
         before = before | {"init": "", "init_checksum": 0}
     before = before | {

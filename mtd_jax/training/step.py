@@ -16,7 +16,7 @@ from mtd_jax.network.layers import Rngs
 from mtd_jax.network.mel import log_mel
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, split_statistics
-from mtd_jax.training.objective import Objective, Scored
+from mtd_jax.training.objective import NO_FEATURES, Objective, Scored
 
 Arrays = dict[str, Array]  # by name
 Frames = UInt8[Array, "B G T 48 96 3"]
@@ -75,14 +75,17 @@ def train_step(run: Run, state: TrainState, teacher_arrays: Arrays, batch: Array
 
     Args:
       teacher_arrays: weights of the frozen teacher, {} without one.
-      batch: frames uint8 (B, G, T, 48, 96, 3), audio int16 (B, G, T·640), labels float32 (B, G, G).
+      batch: frames uint8 (B, G, T, 48, 96, 3), audio int16 (B, G, T·640), labels float32 (B, G, G), and with
+        stored scores teacher_logits float32 (B, G, G).
 
     Returns:
       The next state, and {name: float32 scalar}: total, its parts, gradient norm.
     """
     mel = by_rows(functools.partial(training_mel, run.model), run.mesh)(batch["audio"])
     teacher = None
-    if run.teacher is not None:
+    if "teacher_logits" in batch:
+        teacher = Scored(batch["teacher_logits"], NO_FEATURES)
+    elif run.teacher is not None:
         teacher = score_grid(bind(run.teacher, gathered(teacher_arrays, run.mesh)), batch["frames"], mel)
     # Folding in the step makes a resumed run draw the dropout masks of an uninterrupted one.
     key = jax.random.fold_in(jax.random.key(run.seed), state.step)

@@ -9,11 +9,11 @@ import numpy as np
 from etils import epath
 
 from mtd_jax.checkpoint import open_manager, writing
-from mtd_jax.config import OF_RELATIONS, Config, augmentation, model_config, validate
+from mtd_jax.config import OF_RELATIONS, Config, model_config, validate
 from mtd_jax.data.clip import ClipSource
-from mtd_jax.data.pipeline import Extra, Loading, Shard, evaluation_pairs, make_training_iterator
-from mtd_jax.data.sampling import Pairing
+from mtd_jax.data.pipeline import Shard, evaluation_pairs
 from mtd_jax.data.sources import open_source
+from mtd_jax.data.stored_scores import StoredScores
 from mtd_jax.distributed.launch import abort_on_failure, check_same_everywhere, compiled_together
 from mtd_jax.distributed.preemption import Preemption
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch
@@ -21,6 +21,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.models import load_model
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, computing_in, kernels_in, model_arrays
+from mtd_jax.training.input import batches_of, check_scores, open_input
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
 from mtd_jax.training.optimizer import make_optimizer, schedule_factor
@@ -29,7 +30,6 @@ from mtd_jax.training.step import Run, TrainState, compile_steps, initial_state
 from mtd_jax.training.workdir import taken
 
 IN_THE_BOX = "box"  # as config.init and config.teacher
-MIN_TRAINING_FRAMES = 26  # the published code draws from clips of more than 25 frames
 
 
 def train(config, workdir, report=print) -> dict:
@@ -55,24 +55,19 @@ def train(config, workdir, report=print) -> dict:
     if shard.index:
         report = _say_nothing
     validate(config, jax.device_count(), shard.count)
-    data = config.data
-    pairing = Pairing(data.pairing, config.model.window_frames, data.windows, data.min_gap, data.clips_per_grid)
-    enough = max(MIN_TRAINING_FRAMES, pairing.min_frames)
-    clips = open_source(data.format, data.root, data.train_list, min_frames=enough)
-    val_clips = open_source(data.format, data.root, data.val_list, min_frames=config.model.window_frames + 1)
-    steps_per_epoch = max((config.draws_per_epoch or len(clips)) // config.batch_size, 1)
-    total_steps = config.epochs * steps_per_epoch
-    extra = None
-    if data.extra.root:
-        more = open_source(data.format, data.extra.root, data.extra.train_list, min_frames=enough)
-        alone = round(data.extra.alone_epochs * steps_per_epoch) * config.batch_size
-        extra = Extra(more, data.extra.share, alone)
+    given = open_input(config)
+    val_clips = open_source(
+        config.data.format, config.data.root, config.data.val_list, min_frames=config.model.window_frames + 1
+    )
+    total_steps = config.epochs * given.steps_per_epoch
+    scores = StoredScores(config.teacher_scores) if config.teacher_scores else None
 
     teacher = load_teacher(config) if config.teacher else None
     initial = load_initial(config) if config.init else None
-    config = with_fingerprints(config, clips, extra.source if extra else None, teacher, initial)
+    more = given.extra.source if given.extra else None
+    config = with_fingerprints(config, given.clips, more, teacher, initial, scores)
     check_same_everywhere(config.to_dict())
-    factor = schedule_factor(config.optimizer, steps_per_epoch, total_steps)
+    factor = schedule_factor(config.optimizer, given.steps_per_epoch, total_steps)
     run = Run(
         model=model_config(config),
         teacher=teacher.config if teacher else None,
@@ -87,16 +82,9 @@ def train(config, workdir, report=print) -> dict:
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 
     workdir = epath.Path(workdir)
-    batches = make_training_iterator(
-        clips,
-        pairing,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        shard=shard,
-        loading=Loading(workers=config.data.workers),
-        augmentation=augmentation(config),
-        extra=extra,
-    )
+    batches = batches_of(config, given, shard, scores)
+    if scores is not None:
+        check_scores(scores, config, batches, total_steps * config.batch_size)
     with (
         taken(workdir),
         open_manager(workdir / "checkpoints") as manager,
@@ -128,7 +116,7 @@ def train(config, workdir, report=print) -> dict:
                 if step == first + 1:  # until here a signal loses nothing
                     preemption.listen()
                 progress.after_dispatch(step, metrics)
-                epoch_ends = step % steps_per_epoch == 0
+                epoch_ends = step % given.steps_per_epoch == 0
                 due = config.checkpoint_every and step % config.checkpoint_every == 0
                 stop = preemption.reached(step) and step < total_steps
                 if not (epoch_ends or due or stop):
@@ -136,7 +124,7 @@ def train(config, workdir, report=print) -> dict:
                 progress.catch_up()  # never save what came of a loss that is not finite
                 if epoch_ends:
                     validation = validate_epoch(config, val_clips, eval_fn, state, run.mesh, shard)
-                    progress.epoch(step, step // steps_per_epoch, validation)
+                    progress.epoch(step, step // given.steps_per_epoch, validation)
                 seconds = time.monotonic() - started
                 metrics = validation if epoch_ends else None
                 save_run(manager, run, state, config, batches.get_state(), seconds, metrics)
