@@ -3,21 +3,22 @@
 python -m experiments.corpus --output=CORPUS
 """
 
+import sys
 import zlib
 from pathlib import Path
 
 from absl import flags
 
-from benchmarks.common import run_benchmark
-from mtd_jax.errors import UserError
+from mtd_jax.errors import UserError, main_function
 from mtd_jax.synthetic.corpus import synthesize
 
 VERSION = 1
 SETTINGS = {"seed": 2026, "train_clips": 800, "val_clips": 16, "test_clips": 48, "seconds": 4.0}
 # Of all pictures, sounds and lists of version 1, in the order of their names.
-CHECKSUM = 0
+CHECKSUM = 0x4A99F001
 
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the corpus.", required=True)
+_FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", None, "folder for the corpus", _FLAGS, required=True)
 
 
 def make(folder: str | Path) -> Path:
@@ -44,10 +45,12 @@ def checksum(corpus: Path) -> int:
     return value
 
 
-def main():
-    corpus = make(OUTPUT.value)
+def _command() -> None:
+    corpus = make(_FLAGS.output)
     print(f"{corpus}: version {VERSION}, {sum(1 for _ in corpus.rglob('audio.wav'))} clips, as published")
 
 
+main = main_function(_command, _FLAGS, __doc__)
+
 if __name__ == "__main__":
-    run_benchmark(main)
+    sys.exit(main(sys.argv))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from benchmarks.common import run_benchmark
 from experiments.tables import TABLES, Row, Table
@@ -21,8 +20,6 @@ from mtd_jax.storage import write_text
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, FIGURE = ROOT / "experiments/results", ROOT / "docs/experiments.md", ROOT / "docs/experiments.png"
 Runs = dict[str, list[dict[str, Any]]]  # by row, the runs of its best learning rate, by seed
-
-OUTPUT = flags.DEFINE_string("results", str(RESULTS), "Folder of the results.")
 
 
 def load(folder: Path) -> Runs:
@@ -44,6 +41,8 @@ def load(folder: Path) -> Runs:
 
 def markdown(table: Table, runs: Runs) -> str:
     """The rows that have been run: mean ± standard deviation over the seeds, and the lead over the first row."""
+    if not any(row.name in runs for row in table.rows):
+        return "Not run yet."
     lines = [
         "| | parameters | K5 | K15 | K5 against the first row | seeds | learning rate | minutes |",
         "|---|---|---|---|---|---|---|---|",
@@ -118,7 +117,7 @@ def draw(runs: Runs, file: Path) -> None:
 
 
 def main():
-    runs = load(Path(OUTPUT.value))
+    runs = load(RESULTS)
     write_text(PAGE, filled(PAGE.read_text(), runs))
     draw(runs, FIGURE)
     print(f"{sum(map(len, runs.values()))} runs of {len(runs)} rows: {PAGE}, {FIGURE}")

@@ -3,8 +3,8 @@
     python -m experiments.run --table=losses --workdir=EXPERIMENTS
     python -m experiments.run --table=losses --rows=MTD --seeds=0 --workdir=EXPERIMENTS --results=/tmp/again
 
-Every run writes one JSON file, and is skipped where that exists. Several processes can share a table: `--part=0/2`
-and `--part=1/2` take turns at the rows.
+Every run writes one JSON file, and is skipped where that exists. Several processes can share a table once the
+teacher is there (`--table=teacher`): `--part=0/2` and `--part=1/2` take turns at the rows.
 """
 
 import functools
@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.common import machine, run_benchmark, to_json, versions
-from experiments import corpus as benchmark_corpus
-from experiments.tables import TABLES, TEACHER, Row
+from experiments.corpus import CHECKSUM, make
+from experiments.tables import LEARNING_RATES, TABLES, TEACHER, Row
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.sources import open_source
@@ -45,30 +45,35 @@ def main():
         raise UserError(f"--rows: expected some of {', '.join(rows)}, got {', '.join(unknown)}")
     try:
         number, of = map(int, PART.value.split("/"))
+        _ = range(of)[number]
         seeds = tuple(map(int, SEEDS.value or table.seeds))
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise UserError(f"--part: expected NUMBER/OF such as 0/2, --seeds: numbers, got {error}") from error
-    corpus = benchmark_corpus.make(Path(WORKDIR.value) / "corpus")
+    corpus = make(Path(WORKDIR.value) / "corpus")
     run = functools.partial(_run, corpus=corpus)
     if any(row.needs_teacher for row in rows.values()):
         run = functools.partial(run, teacher=_teacher(run, corpus))
+    rates = LEARNING_RATES
+    if not table.each_tuned:
+        rates = (_tuned(table.rows[0], seeds[:1], rates, run),)
     for index, row in enumerate(table.rows):
         if index % of == number and row.name in (ROWS.value or rows):
-            _tuned(row, seeds, table.rates, run)
+            _tuned(row, seeds, rates if index else LEARNING_RATES, run)
 
 
 def _teacher(run, corpus: Path) -> Path:
     """The work directory of the teacher. Where its results are known but the model is not here, it is trained."""
     table = TABLES[TEACHER]
     row, seed = table.rows[0], table.seeds[0]
-    best = _tuned(row, (seed,), table.rates, run)
+    best = _tuned(row, (seed,), LEARNING_RATES, run)
     workdir = _workdir(row, seed, best)
-    train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))
+    if not (workdir / "checkpoints" / str(row.steps)).exists():
+        train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))
     return workdir
 
 
 def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> float:
-    """Runs a row with all learning rates, then the best one with all seeds. Returns the best one."""
+    """Runs the first seed of a row with all learning rates, the others with the best. Returns the best."""
     tried = {rate: run(row, seeds[0], rate) for rate in rates}
     best = max(tried, key=lambda rate: tried[rate]["validation"]["accuracy"]["5"])
     for seed in seeds[1:]:
@@ -103,7 +108,7 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         "learning_rate": learning_rate,
         "steps": row.steps,
         "parameters": count_parameters(model),
-        "corpus": f"{benchmark_corpus.CHECKSUM:#010x}",
+        "corpus": f"{CHECKSUM:#010x}",
         "commit": _commit(),
         "config": settings,
         "train_seconds": round(trained["train_seconds"], 1),

@@ -55,17 +55,15 @@ class Table:
     """Rows that are compared.
 
     Attributes:
-      question: what it is to answer.
       rows: the first one is what the others are compared with, paired by seed.
       seeds: of every row.
-      rates: learning rates. Each row is tuned on its own: its first seed runs with every one of them, and the best
-        on the validation list is taken for the other seeds.
+      each_tuned: the first seed of every row runs with each of `LEARNING_RATES`, and its other seeds with the one
+        that is best on the validation list. Else only the first row does so, and the others take its rate.
     """
 
-    question: str
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    rates: tuple[float, ...] = LEARNING_RATES
+    each_tuned: bool = True
 
 
 def base_config() -> Config:
@@ -101,10 +99,11 @@ _REFERENCE = {
     "loss.token_info_nce_weight": 0.0,
 }
 
+_TOWERS = {"model.fusion": "none"}
+
 TABLES: dict[str, Table] = {
-    TEACHER: Table("What teaches.", (Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,)),
+    TEACHER: Table((Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,)),
     "losses": Table(
-        "Which distillation helps?",
         (
             _NONE,
             Row("KD", _loss("kd", temperature=5.0)),
@@ -120,7 +119,6 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "parts": Table(
-        "What does MTD owe to its parts?",
         (
             _MTD,
             Row("without CAD", _loss("mtd", use_attention=False)),
@@ -131,22 +129,19 @@ TABLES: dict[str, Table] = {
             Row("temperature 5", _loss("mtd", temperature=5.0)),
             Row("temperature 10", _loss("mtd", temperature=10.0)),
         ),
+        each_tuned=False,
     ),
-    "pairs": Table("Published pairs or a grid, at equal cost?", (_NONE, Row("reference pairs", _REFERENCE))),
+    "pairs": Table((_NONE, Row("reference pairs", _REFERENCE))),
     "length": Table(
-        "How long does a student gain?",
-        (
-            *(_NONE, _longer(_NONE, 2), _longer(_NONE, 4)),
-            *(_MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
-        ),
+        (_NONE, _longer(_NONE, 2), _longer(_NONE, 4), _MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
+        each_tuned=False,
     ),
     "towers": Table(
-        "Transformers or two towers?",
         (
             _NONE,
-            Row("two towers", {"model.fusion": "none"}),
-            Row("two towers, wider", {"model.fusion": "none", "model.widths": (8, 8, 16, 32, 64)}),
-            Row("two towers, list-wise KD", {"model.fusion": "none"} | _loss("listwise")),
+            Row("two towers", _TOWERS),
+            Row("two towers, wider", _TOWERS | {"model.widths": _TEACHER_WIDTHS}),
+            Row("two towers, list-wise KD", _TOWERS | _loss("listwise")),
         ),
     ),
 }

@@ -1,0 +1,86 @@
+"""The page says what the results say; a run writes them, is skipped when it is done, and repeats."""
+
+import json
+
+import pytest
+
+from experiments import report, run, tables
+from experiments.tables import TABLES, Row, Table
+from mtd_jax.config import validate
+from mtd_jax.errors import UserError
+from tests.helpers.configs import SMALL
+
+TINY = Row("tiny", {f"model.{name}": value for name, value in SMALL.items()}, steps=2)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_config_that_can_run(name):
+    folders = set()
+    for row in TABLES[name].rows:
+        config = row.config(1, 1e-3, "CORPUS", "TEACHER")
+        validate(config, 1)
+        assert config.epochs * config.draws_per_epoch == row.steps * config.batch_size
+        assert bool(config.teacher) == row.needs_teacher
+        folders.add(row.folder)
+    assert len(folders) == len(TABLES[name].rows)
+
+
+def test_rows_of_one_name_are_one_row():
+    rows = {}
+    for row in (row for table in TABLES.values() for row in table.rows):
+        assert rows.setdefault(row.folder, row) == row
+
+
+def test_the_page_is_drawn_from_the_results():
+    page = report.PAGE.read_text()
+    assert report.filled(page, report.load(report.RESULTS)) == page, "run python -m experiments.report"
+
+
+def outcome(row, seed, rate, validation, test):
+    return {
+        "row": row,
+        "seed": seed,
+        "learning_rate": rate,
+        "parameters": 400_000,
+        "train_seconds": 90.0,
+        "validation": {"accuracy": {"5": validation}},
+        "test": {"accuracy": {"5": test, "15": test}},
+    }
+
+
+def test_tables_by_hand(tmp_path):
+    """The rate is chosen on validation, differences are paired by seed."""
+    outcomes = [
+        *(
+            outcome("none", 0, 1e-3, 0.2, 0.9),
+            outcome("none", 0, 3e-3, 0.3, 0.5),
+            outcome("none", 1, 3e-3, 0.3, 0.6),
+        ),
+        *(outcome("MTD", 0, 3e-3, 0.5, 0.7), outcome("MTD", 1, 3e-3, 0.5, 0.7)),
+    ]
+    for number, one in enumerate(outcomes):
+        (tmp_path / one["row"]).mkdir(exist_ok=True)
+        (tmp_path / one["row"] / f"{number}.json").write_text(json.dumps(one))
+    text = report.markdown(Table((Row("none"), Row("not run"), Row("MTD"))), report.load(tmp_path))
+    assert text.splitlines()[2:] == [
+        "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 | 0.003 | 1.5 |",
+        "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 | 0.003 | 1.5 |",
+    ]
+
+
+def test_a_run_is_written_once(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "EPOCH", 2)
+    flags = {"WORKDIR": tmp_path / "work", "OUTPUT": tmp_path / "results"}
+    for name, path in flags.items():
+        monkeypatch.setattr(run, name, type("Flag", (), {"value": str(path)}))
+    first = run._run(TINY, 0, 1e-3, corpus)
+    file = tmp_path / "results/tiny/0-0.001.json"
+    written = json.loads(file.read_text())
+    assert written == first and len(written["curve"]) == 1 and written["corpus"] == f"{run.CHECKSUM:#010x}"
+    assert 0 <= written["test"]["accuracy"]["5"] <= 1 and len(written["test"]["clips"]) > 0
+    assert str(tmp_path) not in file.read_text() and str(corpus) not in file.read_text()
+    monkeypatch.setattr(run, "train", None)  # which would be called
+    assert run._run(TINY, 0, 1e-3, corpus) == first
+    file.write_text(file.read_text().replace('"num_layers": 1', '"num_layers": 2'))
+    with pytest.raises(UserError, match="is of another config; remove it to run it again"):
+        run._run(TINY, 0, 1e-3, corpus)
