@@ -3,7 +3,8 @@
 For each aspect of `mtd_jax.synthetic.variety` a corpus that is alike in it (factor 0) is made and the teacher of
 configs/real.py trained on it for some epochs, all else equal; then it is scored on lists of real clips, which
 --mode=preprocess made. Rows "as designed" and "twice as varied" use all aspects, "not altered" no augmentation.
-Everything is kept in --workdir: run the command again to resume it or to add rows.
+Trainings are kept in --workdir, and finished rows in the JSON file: run the command again to resume it or to add
+rows.
 
     python -m benchmarks.transfer --real=REAL --lists=val,others --workdir=DIR --epochs=4 --json=transfer.json
 """
@@ -55,22 +56,34 @@ def main():
     sources = {name: open_source("lrs2", REAL.value, name, min_frames=6) for name in LISTS.value}
     if unknown := set(ROWS.value or ()) - CORPORA.keys():
         raise UserError(f"--rows: expected some of {', '.join(CORPORA)}, got {', '.join(unknown)}")
-    rows = {}
+    settings = {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "clips": CLIPS.value, "seed": SEED.value}
+    result = {"benchmark": "transfer", "machine": machine(), "versions": versions("jax", "flax")} | settings
+    result["rows"] = rows = rows_before(settings)
     for name in ROWS.value or CORPORA:
+        if name in rows:
+            continue
         print(f"{name}:", flush=True)
         model, seconds = trained(name)
         scores = {listed: evaluate(model, source)["accuracy"] for listed, source in sources.items()}
         rows[name] = {"train_seconds": round(seconds), "accuracy": scores}
         print(f"  {json.dumps(scores)}", flush=True)
+        if JSON.value:
+            write_text(JSON.value, to_json(result, indent=1) + "\n")
     table = Table("", *[f"{listed}, K{context}" for listed in sources for context in ("5", "15")], "minutes")
     for name, row in rows.items():
         cells = [f"{100 * row['accuracy'][listed][context]:.1f}" for listed in sources for context in ("5", "15")]
         table.add_row(name, *cells, f"{row['train_seconds'] / 60:.1f}")
     Console(width=120).print(table)
-    result = {"benchmark": "transfer", "machine": machine(), "versions": versions("jax", "flax"), "rows": rows}
-    result |= {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "clips": CLIPS.value, "seed": SEED.value}
-    if JSON.value:
-        write_text(JSON.value, to_json(result, indent=1) + "\n")
+
+
+def rows_before(settings: dict) -> dict:
+    """The rows of the JSON file. Raises `UserError` if they were made with other settings."""
+    if not JSON.value or not Path(JSON.value).exists():
+        return {}
+    before = json.loads(Path(JSON.value).read_text())
+    if {name: before.get(name) for name in settings} != settings:
+        raise UserError(f"{JSON.value}: has rows of other settings than {settings}; name another file")
+    return before["rows"]
 
 
 def trained(name: str):

@@ -33,7 +33,7 @@ from tests.helpers.videos import mux, noise, numbered
             "a file",
         ),
         (["--mode=evaluate", "--config=configs/teacher.py", "--checkpoint=x"], "config.data.root"),
-        (["--mode=fly"], "demo|train|evaluate|infer|preprocess|synthesize"),
+        (["--mode=fly"], "demo|train|store_scores|evaluate|infer|preprocess|synthesize"),
         (["--colour=red"], "Unknown command line flag"),
         (["--mode=train"], "needs --config"),
         (["--mode=train", "--video=x.mp4"], "--video belongs to --mode=infer"),
