@@ -26,6 +26,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = {module.__name__: module for module in (torch_to_flax, flax_to_torch, tfds_builder)}
 FIELDS = default_config(ModelConfig.tiny())
 FLAGS = set(cli.CommandLine(["main.py"])) | {flag for module in MODULES.values() for flag in module._FLAGS}
+FLAGS |= set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', (ROOT / "experiments/run.py").read_text()))
 
 
 def blocks(text, *languages):
@@ -54,7 +55,7 @@ def commands(line):
     words = list(words)
     for i, word in enumerate(words):
         if word == "main.py" or (
-            words[i - 1] == "-m" and word.split(".")[0] in ("converters", "mtd_jax", "benchmarks")
+            words[i - 1] == "-m" and word.split(".")[0] in ("converters", "mtd_jax", "benchmarks", "experiments")
         ):
             arguments = []
             found.append((word, arguments))
