@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
     from mtd_jax.checkpoint import save_model as save_model
     from mtd_jax.errors import UserError as UserError
     from mtd_jax.evaluation.evaluate import evaluate as evaluate
+    from mtd_jax.guidance import embed as embed
+    from mtd_jax.guidance import sync_loss as sync_loss
     from mtd_jax.models import load_model as load_model
     from mtd_jax.network.mel import log_mel as log_mel
     from mtd_jax.network.model import Features as Features
@@ -31,6 +33,8 @@ _HOME = {
     "save_model": "mtd_jax.checkpoint",
     "UserError": "mtd_jax.errors",
     "evaluate": "mtd_jax.evaluation.evaluate",
+    "embed": "mtd_jax.guidance",
+    "sync_loss": "mtd_jax.guidance",
     "log_mel": "mtd_jax.network.mel",
     "Features": "mtd_jax.network.model",
     "ModelConfig": "mtd_jax.network.model",

@@ -10,7 +10,7 @@ LEVELS = [
     {"demo"},
     {"sync"},
     {"evaluation", "preprocess"},
-    {"scoring"},
+    {"scoring", "guidance"},
     {"training"},
     {"faces"},
     {"synthetic"},

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from mtd_jax.errors import UserError
 from mtd_jax.network.layers import CrossModalEncoder, Linear, Rngs, at_least_float32, audio_prenet, video_prenet
@@ -163,9 +163,10 @@ class Features:
     value_logits: dict[str, Float[Array, "layers batch heads key key"]]
 
 
-def scale_pixels(frames: UInt8[Array | np.ndarray, "*batch 3"], pixels: str) -> Float[Array, "*batch 3"]:
-    """RGB → float32 in the convention `pixels` of the weights."""
-    x = jnp.asarray(frames, jnp.float32)
+def scale_pixels(frames: Num[Array | np.ndarray, "*batch 3"], pixels: str) -> Float[Array, "*batch 3"]:
+    """RGB in [0, 255] → float32 (float64 if that comes in) in the convention `pixels` of the weights."""
+    x = jnp.asarray(frames)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if pixels == "bgr01":
         x = x[..., ::-1]
     return x if pixels == "rgb255" else x / 255
@@ -232,7 +233,11 @@ class SyncModel(nnx.Module):
                 f"frames: expected uint8 (batch, T, 48, 96, 3), got {frames.dtype} {tuple(frames.shape)}; "
                 "pass the lower half of the 96×96 face crop as RGB, without scaling"
             )
-        x = scale_pixels(frames, self.config.pixels).astype(self.config.compute_dtype)
+        return self.encode_pixels(jnp.asarray(frames, jnp.float32), train=train)
+
+    def encode_pixels(self, pixels: Float[Array, "batch T 48 96 3"], *, train: bool = False) -> VideoTokens:
+        """`encode_video` of frames that are real numbers, RGB in [0, 255]: for gradients. Nothing is checked."""
+        x = scale_pixels(pixels, self.config.pixels).astype(self.config.compute_dtype)
         return self.video_prenet(jnp.moveaxis(x, 1, 3), train)[:, 0, 0]
 
     def encode_audio(self, mel: Mel, *, train: bool = False) -> AudioTokens:
