@@ -1,12 +1,13 @@
-"""Which aspects of the synthetic faces help on real ones: one training per aspect, without any real clip.
+"""Which aspects of the synthetic faces help on real ones: one short training as in configs/real.py per aspect.
 
-For each aspect of `mtd_jax.synthetic.variety` a corpus that is alike in it (factor 0) is made and the teacher of
-configs/real.py trained on it for some epochs, all else equal; then it is scored on lists of real clips, which
---mode=preprocess made. Rows "as designed" and "twice as varied" use all aspects, "not altered" no augmentation.
+For each aspect of `mtd_jax.synthetic.variety` a corpus that is alike in it (factor 0) is made. The teacher of
+configs/real.py sees it alone for the first epochs, then mixed with the real clips of the list "train", all else
+equal; then it is scored on other lists of real clips. --mode=preprocess made all of these. Rows "as designed" and
+"twice as varied" use all aspects, "not altered" no augmentation.
 Trainings are kept in --workdir, and finished rows in the JSON file: run the command again to resume it or to add
 rows.
 
-    python -m benchmarks.transfer --real=REAL --lists=val,others --workdir=DIR --epochs=4 --json=transfer.json
+    python -m benchmarks.transfer --real=REAL --lists=val,others --workdir=DIR --epochs=6 --json=transfer.json
 """
 
 import json
@@ -33,7 +34,8 @@ from mtd_jax.training.train import train
 REAL = flags.DEFINE_string("real", None, "Folder of real clips, in the LRS2 layout.", required=True)
 LISTS = flags.DEFINE_list("lists", ["val"], "Its lists to score.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for corpora and trainings.", required=True)
-EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of 200 steps.", lower_bound=1)
+EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs of 200 steps.", lower_bound=1)
+ALONE = flags.DEFINE_integer("alone_epochs", 3, "Of these, the first without real clips.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Clips per step.", lower_bound=1)
 CLIPS = flags.DEFINE_integer("clips", 300, "Synthetic clips of 4 s per corpus.", lower_bound=8)
 SEED = flags.DEFINE_integer("seed", 0, "Of corpora and trainings.", lower_bound=0)
@@ -56,7 +58,13 @@ def main():
     sources = {name: open_source("lrs2", REAL.value, name, min_frames=6) for name in LISTS.value}
     if unknown := set(ROWS.value or ()) - CORPORA.keys():
         raise UserError(f"--rows: expected some of {', '.join(CORPORA)}, got {', '.join(unknown)}")
-    settings = {"epochs": EPOCHS.value, "batch_size": BATCH_SIZE.value, "clips": CLIPS.value, "seed": SEED.value}
+    settings = {
+        "epochs": EPOCHS.value,
+        "alone_epochs": ALONE.value,
+        "batch_size": BATCH_SIZE.value,
+        "clips": CLIPS.value,
+        "seed": SEED.value,
+    }
     result = {"benchmark": "transfer", "machine": machine(), "versions": versions("jax", "flax")} | settings
     result["rows"] = rows = rows_before(settings)
     for name in ROWS.value or CORPORA:
@@ -100,7 +108,8 @@ def trained(name: str):
     )
     config: ConfigDict = load_config("real", "teacher")
     config.seed = SEED.value
-    config.data.root = str(corpus)
+    config.data.root, config.data.extra.root = REAL.value, str(corpus)
+    config.data.extra.alone_epochs = float(ALONE.value)
     config.draws_per_epoch = config.draws_per_epoch // config.batch_size * BATCH_SIZE.value
     config.batch_size = BATCH_SIZE.value
     config.epochs = EPOCHS.value
