@@ -58,8 +58,10 @@ def curve(workdir: Path) -> dict:
     last = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     description = load_description(last)
     steps = [0, *(epoch["step"] for epoch in epochs)]
+    config = description["training"]
+    config["data"]["root"] = config["data"]["extra"]["root"] = config["teacher"] = ""  # folders of this machine
     return {
-        "config": description["training"],
+        "config": config,
         "seed": description["training"]["seed"],
         "train_seconds": round(description["train_seconds"]),
         "steps": steps[1:],
