@@ -22,6 +22,17 @@ class Interrupted(Exception):
         self.exit_code = exit_code
 
 
+# Modules that a plain installation lacks, and the extra that has them.
+_EXTRAS = {
+    "optax": "train",
+    "grain": "train",
+    "tensorflow_datasets": "train",
+    "array_record": "train",
+    "tensorboardX": "train",
+    "torch": "convert",
+}
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """A library's exception as text for a message: no line breaks, at most `limit` characters, never empty.
 
@@ -36,6 +47,9 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"error: {file}{one_line(error)}"
+    if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").split(".")[0]) in _EXTRAS:
+        extra = _EXTRAS[module]
+        return f"error: this needs {module}, which is not installed; in a checkout, pip install '.[{extra}]'"
     return f"error: {' '.join(str(error).split())}"
 
 

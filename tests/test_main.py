@@ -14,6 +14,7 @@ from mtd_jax import cli
 from mtd_jax.checkpoint import save_model
 from mtd_jax.cli import MODES, run
 from mtd_jax.data.lrs2 import Lrs2Source
+from mtd_jax.errors import exit_code
 from mtd_jax.network.model import SyncModel
 from tests.helpers.cli import ROOT, TINY, run_main
 from tests.helpers.configs import STUDENT
@@ -173,3 +174,22 @@ def test_public_names_exist():
     assert set(declared) == set(mtd_jax.__all__) - {"__version__"}  # what type checkers see is what there is
     with pytest.raises(AttributeError, match="nonsense"):
         _ = mtd_jax.nonsense
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (
+            "grain.experimental",
+            "error: this needs grain, which is not installed; in a checkout, pip install '.[train]'",
+        ),
+        ("torch", "error: this needs torch, which is not installed; in a checkout, pip install '.[convert]'"),
+        ("something", "error: No module named 'something'"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(module, message, capsys):
+    def work():
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    assert exit_code(work) == 1
+    assert capsys.readouterr().err == message + "\n"
