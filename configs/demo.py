@@ -6,11 +6,10 @@ Command:  python main.py                                                     (th
 Variants: "teacher", "student_plain" (no distillation) and "student_mtd".
 """
 
-from mtd_jax.config import Config, small_config, variant_error
+from mtd_jax.config import NO_DROPOUT, Config, small_config, variant_error
 from mtd_jax.network.model import ModelConfig
 
 VARIANTS = ("teacher", "student_plain", "student_mtd")
-NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
 
 
 def get_config(variant: str = "teacher") -> Config:

@@ -32,7 +32,7 @@ def make(folder: str | Path) -> Path:
     if found != CHECKSUM:
         raise UserError(
             f"{corpus}: expected the corpus with checksum {CHECKSUM:#010x}, got {found:#010x}: results would not "
-            "be comparable; install the versions of numpy, simplejpeg and soundfile that docs/experiments.md names"
+            "be comparable; install the versions that docs/experiments.md names"
         )
     return corpus
 

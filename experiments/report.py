@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import run_benchmark
-from experiments.tables import TABLES, Row, Table
+from experiments.tables import TABLES, Row, Table, best_rate
 from mtd_jax.storage import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,7 @@ def load(folder: Path) -> Runs:
     chosen: Runs = {}
     for row, all_of_row in runs.items():
         first = min(run["seed"] for run in all_of_row)
-        tuned = [run for run in all_of_row if run["seed"] == first]
-        rate = max(tuned, key=lambda run: run["validation"]["accuracy"]["5"])["learning_rate"]
+        rate = best_rate(run for run in all_of_row if run["seed"] == first)
         chosen[row] = sorted(
             (run for run in all_of_row if run["learning_rate"] == rate), key=lambda run: run["seed"]
         )

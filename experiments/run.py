@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks.common import machine, run_benchmark, to_json, versions
 from experiments.corpus import CHECKSUM, make
-from experiments.tables import LEARNING_RATES, TABLES, TEACHER, Row
+from experiments.tables import LEARNING_RATES, TABLES, TEACHER, Row, best_rate
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.sources import open_source
@@ -74,8 +74,7 @@ def _teacher(run, corpus: Path) -> Path:
 
 def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> float:
     """Runs the first seed of a row with all learning rates, the others with the best. Returns the best."""
-    tried = {rate: run(row, seeds[0], rate) for rate in rates}
-    best = max(tried, key=lambda rate: tried[rate]["validation"]["accuracy"]["5"])
+    best = best_rate([run(row, seeds[0], rate) for rate in rates])
     for seed in seeds[1:]:
         run(row, seed, best)
     return best

@@ -1,13 +1,12 @@
 """What is compared with what: every row of every table, as changes of one base config."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtd_jax.config import Config, small_config
+from mtd_jax.config import NO_DROPOUT, Config, small_config
 from mtd_jax.network.model import ENCODERS, ModelConfig
 
-NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}
 STEPS, TEACHER_STEPS = 400, 1600  # fixed before the first run
 EPOCH = 100  # steps
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
@@ -64,6 +63,11 @@ class Table:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     each_tuned: bool = True
+
+
+def best_rate(tried: Iterable[Mapping[str, Any]]) -> float:
+    """The learning rate of the run with the best K5 on the validation list. Args: tried: as in their files."""
+    return max(tried, key=lambda run: run["validation"]["accuracy"]["5"])["learning_rate"]
 
 
 def base_config() -> Config:

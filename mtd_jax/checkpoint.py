@@ -31,7 +31,7 @@ from mtd_jax.errors import UserError, one_line
 from mtd_jax.network.mel import MEL_SETTINGS
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import abstract_arrays, bind, check_cover, flat, model_arrays, nested
-from mtd_jax.storage import is_remote
+from mtd_jax.storage import is_remote, path_of
 
 FORMAT = 3
 _LATER_FIELDS = {"fusion"}  # of `ModelConfig`, that checkpoints of earlier versions lack: they mean the default
@@ -78,7 +78,7 @@ def save_model(
     Raises:
       UserError: the directory exists already, or cannot be written.
     """
-    path = epath.Path(directory).absolute()
+    path = path_of(directory).absolute()
     if path.exists():
         raise UserError(f"{directory} exists already; name a new directory or remove it")
     trees = {"model": nested(model_arrays(model))}
@@ -151,7 +151,7 @@ def check_format(description: Mapping[str, Any], where: str | os.PathLike) -> No
 
 def find_checkpoint(directory: str | os.PathLike) -> epath.Path:
     """The directory that holds the items: `directory` itself, or the best checkpoint of a training run in it."""
-    path = epath.Path(directory).absolute()
+    path = path_of(directory).absolute()
     if path.exists() and not path.is_dir():
         raise UserError(
             f"{directory}: expected a checkpoint directory, got a file; convert it with converters.torch_to_flax"
@@ -190,7 +190,7 @@ def open_manager(directory: str | os.PathLike, *, best_and_last: int = 1) -> ocp
     )
     keep = policies.AnyPreservationPolicy([policies.LatestN(best_and_last), best])
     options = ocp.CheckpointManagerOptions(preservation_policy=keep)
-    directory = epath.Path(directory).absolute()
+    directory = path_of(directory).absolute()
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=_handlers())
     except json.JSONDecodeError:  # orbax reads the metrics of every step, and does not say whose are damaged

@@ -96,6 +96,9 @@ def default_config(model: ModelConfig) -> Config:
     )
 
 
+NO_DROPOUT = {"embedding_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0}  # of `ModelConfig`
+
+
 def small_config(model: ModelConfig) -> Config:
     """The recipe for small networks and few clips: grids of windows, InfoNCE, a cosine; not a published one."""
     config = default_config(model)

@@ -20,6 +20,7 @@ from mtd_jax.data.lrs2 import Lrs2Source
 from mtd_jax.evaluation.evaluate import evaluate, print_table, write_json
 from mtd_jax.models import load_model, shown
 from mtd_jax.network.model import count_parameters
+from mtd_jax.storage import path_of
 from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.fix import shift_audio
 from mtd_jax.sync.report import draw_demo
@@ -56,7 +57,7 @@ def demo(workdir: str | os.PathLike, seed: int = 0, size: Size | None = None) ->
     """Runs everything in `workdir`, or resumes there, and returns what it writes to summary.json."""
     size = size or Size()
     started = time.monotonic()
-    workdir = epath.Path(workdir)
+    workdir = path_of(workdir)
     say(1, f"synthesising talking faces into {workdir / 'corpus'}")
     corpus = synthesize(
         workdir / "corpus",

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, Float, Num, Shaped
+from jaxtyping import Array, Float, Num
 
+from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.network.layers import at_least_float32
-from mtd_jax.network.mel import HOP, NUM_MEL, SAMPLE_RATE, log_mel
+from mtd_jax.network.mel import NUM_MEL, log_mel
 from mtd_jax.network.model import FRAME_SHAPE, AudioTokens, Features, Logits, SyncModel, VideoTokens
+from mtd_jax.scoring import check_range, mel_steps
 
-_FPS = 25
-_SAMPLES = SAMPLE_RATE // _FPS  # of a frame
 _DARK = 2.0  # the largest pixel of frames that are meant to be in [0, 255] and are in [0, 1]
 _BLUE = 8.0  # by so many levels blue exceeds red in no face
 # RGB in [0, 255], T consecutive frames: whole faces of 96×96, or their lower halves.
@@ -54,8 +54,9 @@ def sync_loss(
       margin: logit above which a window counts as good.
 
     Raises:
-      ValueError: a shape that does not fit; the message says what was expected.
+      ValueError: no model, or a shape that does not fit; the message says what was expected.
     """
+    _check_model(model)
     pixels = _lower_halves(frames)
     mel = _mel(sound, pixels.shape[1], offset)
     if len(mel) != len(pixels):
@@ -70,11 +71,17 @@ def embed(model: SyncModel, frames: Faces, sound: Sound) -> Embedding:
     Args: as `sync_loss`.
 
     Raises:
-      ValueError: a shape that does not fit; the message says what was expected.
+      ValueError: as `sync_loss`.
     """
+    _check_model(model)
     pixels = _lower_halves(frames)
     _, features = _seen(*nnx.split(model), pixels, _mel(sound, pixels.shape[1], 0))
     return Embedding(features.video_tokens, features.audio_tokens)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, SyncModel):
+        raise ValueError(f"model: expected a SyncModel, got {type(model).__name__}; load_model(NAME) gives one")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,7 +117,7 @@ def _look_at(frames: np.ndarray) -> None:
 
 def _mel(sound: Sound, window: int, offset: int) -> Float[Array, "batch S 80"]:
     """The log-mel spectrogram of windows of sound."""
-    steps = window * _SAMPLES // HOP
+    steps = mel_steps(window)
     if sound.ndim == 3:
         if sound.shape[1:] == (NUM_MEL, steps):
             raise ValueError(f"sound: expected (batch, {steps}, 80), got {sound.shape}; swap the last two axes")
@@ -121,21 +128,13 @@ def _mel(sound: Sound, window: int, offset: int) -> Float[Array, "batch S 80"]:
         if offset:
             raise ValueError("sound: an offset needs a waveform, got a spectrogram")
         return jnp.asarray(sound)
-    needed = (window + 2 * abs(offset)) * _SAMPLES
+    needed = (window + 2 * abs(offset)) * SAMPLES_PER_FRAME
     if sound.ndim != 2 or sound.shape[1] != needed:
         raise ValueError(
-            f"sound: expected a waveform (batch, {needed}), {_SAMPLES} samples for each of {window} frames"
-            f"{f' and {abs(offset)} more at both ends' if offset else ''}, got {sound.shape}"
+            f"sound: expected a waveform (batch, {needed}), {SAMPLES_PER_FRAME} samples for each of {window} "
+            f"frames{f' and {abs(offset)} more at both ends' if offset else ''}, got {sound.shape}"
         )
-    start = (abs(offset) - offset) * _SAMPLES
-    return log_mel(_in_range(sound)[:, start : start + window * _SAMPLES])[:, :-1]
-
-
-def _in_range(
-    waveform: Shaped[Array | np.ndarray, "batch samples"],
-) -> Shaped[Array | np.ndarray, "batch samples"]:
-    if not isinstance(waveform, Tracer) and jnp.issubdtype(waveform.dtype, jnp.floating):
-        largest = float(np.abs(np.asarray(waveform)).max(initial=0))
-        if largest > 16:
-            raise ValueError(f"sound: expected a waveform in [−1, 1), got {largest:g}; divide int16 by 32768")
-    return waveform
+    start = (abs(offset) - offset) * SAMPLES_PER_FRAME
+    if not isinstance(sound, Tracer):
+        check_range(np.asarray(sound))
+    return log_mel(sound[:, start : start + window * SAMPLES_PER_FRAME])[:, :-1]

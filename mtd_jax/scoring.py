@@ -236,12 +236,17 @@ def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window
     if waveform.ndim != 1 or waveform.dtype not in (np.int16, np.float16, np.float32, np.float64):
         got = f"{waveform.dtype} {waveform.shape}"
         raise ValueError(f"waveform: expected int16 or float (samples,), mono at 16 kHz, got {got}")
-    if waveform.dtype != np.int16 and not (peak := np.abs(waveform).max(initial=0)) < _LARGEST_SAMPLE:
-        raise ValueError(f"waveform: expected finite float in [−1, 1), got ±{peak}; divide int16 values by 32768")
+    check_range(waveform)
     usable = min(len(frames), len(waveform) // SAMPLES_PER_FRAME)
     if usable - window < 1:
         raise ValueError(f"clip: expected at least {window + 1} frames with audio, got {usable}")
     return usable - window
+
+
+def check_range(waveform: np.ndarray) -> None:
+    """`ValueError` for float samples that are not finite, or that are int16 read as float."""
+    if waveform.dtype != np.int16 and not (peak := np.abs(waveform).max(initial=0)) < _LARGEST_SAMPLE:
+        raise ValueError(f"waveform: expected finite float in [−1, 1), got ±{peak}; divide int16 values by 32768")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

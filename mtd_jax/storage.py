@@ -16,6 +16,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtd_jax"
 
 
+_OBJECT_STORES = ("gs", "s3", "az")
+
+
+def path_of(path: str | os.PathLike) -> epath.Path:
+    """A path on this machine or on an object store. Raises `UserError` for any other kind of address."""
+    scheme, separator, _ = str(path).partition("://")
+    if separator and scheme not in _OBJECT_STORES:
+        stores = ", ".join(f"{store}://…" for store in _OBJECT_STORES)
+        raise UserError(f"{path}: expected a path, or an address of the kind {stores}, got {scheme}://…")
+    return epath.Path(path)
+
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path is on an object store (gs://, s3://, …), where files cannot be appended to or locked."""
     return "://" in str(path)
@@ -40,7 +52,7 @@ def atomic(path: str | os.PathLike) -> Iterator[epath.Path]:
     Raises:
       UserError: the system refuses to write there.
     """
-    path = epath.Path(path)
+    path = path_of(path)
     scratch = path.parent / f".partial-{os.getpid()}-{path.name}"
     try:
         with writing_to(path):
@@ -59,7 +71,7 @@ def write_text(path: str | os.PathLike, content: str) -> None:
 
 def check_writable(path: str | os.PathLike) -> None:
     """Raises `UserError` if a file could not be written there: before the work whose result it is, not after."""
-    path = epath.Path(path)
+    path = path_of(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file to write")
     probe = path.parent / f".partial-{os.getpid()}-{path.name}"

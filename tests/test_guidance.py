@@ -122,11 +122,17 @@ def test_common_mistakes_are_named(model, windows):
         ((frames, np.swapaxes(mel, 1, 2)), r"sound: expected \(batch, 16, 80\), got .* swap the last two axes"),
         ((frames, mel[:, :-1]), r"sound: expected \(batch, 16, 80\) for windows of 5 frames"),
         ((frames, sound[:, :-1]), r"sound: expected a waveform \(batch, 3200\), 640 samples for each of 5 frames"),
-        ((frames, 32768 * sound), r"sound: expected a waveform in \[−1, 1\), got 16\d*; divide int16 by 32768"),
+        (
+            (frames, 32768 * sound),
+            r"expected finite float .*, got ±16\d.*; divide int16 values by 32768",
+        ),
+        ((frames, np.nan * sound), r"waveform: expected finite float in \[−1, 1\), got ±nan"),
         ((frames, sound[:1]), "sound: expected as many windows as frames, 2, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             mtd_jax.sync_loss(model, *wrong)
+    with pytest.raises(ValueError, match="expected a SyncModel, got str"):
+        mtd_jax.embed("box", frames, sound)
     with pytest.raises(ValueError, match="640 samples for each of 5 frames and 2 more at both ends"):
         mtd_jax.sync_loss(model, frames, sound, offset=2)
     with pytest.raises(ValueError, match="an offset needs a waveform"):

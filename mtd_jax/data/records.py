@@ -19,6 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, UnusableClip, report_unusable
 from mtd_jax.data.folder import decode_faces, decode_lower_faces
 from mtd_jax.errors import UserError, one_line
+from mtd_jax.storage import path_of
 
 DATASET_NAME = "lip_sync_clips"  # what tfds makes of the builder's class name
 VERSION = "2.0.0"  # raise it when records or index change; data sets of other versions are refused
@@ -91,7 +92,7 @@ class RecordSource:
     """
 
     def __init__(self, root: str | os.PathLike, split: str, *, min_frames: int):
-        folder = epath.Path(root) / DATASET_NAME / VERSION
+        folder = path_of(root) / DATASET_NAME / VERSION
         if not (folder / "dataset_info.json").exists():
             raise UserError(
                 f"{root}: expected a complete data set of this program's version in {DATASET_NAME}/{VERSION}; "

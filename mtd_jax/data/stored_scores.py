@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float
 
+from mtd_jax.data.record_file import write_records
 from mtd_jax.errors import UserError
 from mtd_jax.storage import atomic, write_text
 
@@ -72,7 +72,4 @@ def write_about(folder: Path, about: dict[str, Any]) -> None:
 def write_epoch(folder: Path, epoch: int, grids: list[Float[np.ndarray, "windows windows"]]) -> None:
     """Writes the grids of an epoch, whole or not at all."""
     with atomic(epoch_file(folder, epoch)) as scratch:
-        writer = ArrayRecordWriter(os.fspath(scratch), "group_size:1,uncompressed")
-        for grid in grids:
-            writer.write(grid.astype(np.float16).tobytes())
-        writer.close()
+        write_records(scratch, (grid.astype(np.float16).tobytes() for grid in grids))

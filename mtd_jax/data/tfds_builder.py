@@ -27,13 +27,13 @@ import rich.progress
 import simplejpeg
 import tensorflow_datasets as tfds
 from absl import flags, logging
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from mtd_jax.data.clip import SAMPLES_PER_FRAME, Clip, ClipSource, JpegFrames, UnusableClip
 from mtd_jax.data.folder import decode_lower_face
+from mtd_jax.data.record_file import write_records
 from mtd_jax.data.records import DATASET_NAME, RECORD_FRAMES, VERSION, features, records_of
 from mtd_jax.data.sources import FORMATS, list_names, open_source
-from mtd_jax.errors import UserError, main_function, one_line
+from mtd_jax.errors import UserError, main_function
 from mtd_jax.storage import is_remote, writing_to
 from mtd_jax.workers import usable_cores
 
@@ -246,19 +246,7 @@ class RecordWriter(tfds.core.ExampleWriter):
 
     def write(self, path: str | os.PathLike, examples: Iterable[tuple[Any, bytes]]) -> None:
         """Writes a file from (key, record), ignoring the keys. Raises `UserError` if the disk refuses."""
-        count = arrived = 0
-        try:
-            writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-            for _, record in examples:
-                writer.write(record)
-                count += 1
-            writer.close()
-            if count:  # it cannot read a file without records
-                arrived = ArrayRecordReader(os.fspath(path)).num_records()
-        except RuntimeError as error:  # as which the library reports a full disk
-            raise UserError(f"cannot write {path} ({one_line(error).split(';')[0]})") from error
-        if arrived != count:  # the library is silent about some failed writes
-            raise UserError(f"cannot write {path}: {arrived} of {count} records arrived")
+        write_records(path, (record for _, record in examples))
 
 
 def _command() -> None:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-from etils import epath
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -31,7 +30,7 @@ from mtd_jax.models import local
 from mtd_jax.network.model import SyncModel, count_parameters
 from mtd_jax.network.weights import computing_in, model_arrays
 from mtd_jax.scoring import Scorer
-from mtd_jax.storage import check_writable, write_text
+from mtd_jax.storage import check_writable, path_of, write_text
 from mtd_jax.training.resume import clips_checksum
 
 COMPUTE_DTYPES = ("as_trained", "float32", "bfloat16")
@@ -166,7 +165,7 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
     model, step = load_model(used), load_description(used)["step"]
     if dtype != "as_trained":
         model = computing_in(dtype, model)
-    path = epath.Path(output or epath.Path(checkpoint) / "evaluation.json")
+    path = path_of(output or path_of(checkpoint) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # check_writable reports the reason
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -347,11 +347,11 @@ class CrossModalEncoder(nnx.Module):
         return self.embedding_dropout(embedded, deterministic=not train, rngs=rngs)
 
 
-def normalised(x: Shaped[Array, "*rows width"]) -> Shaped[Array, "*rows width"]:
+def normalised(x: Shaped[Array, "*rows width"], epsilon: float = EPSILON) -> Shaped[Array, "*rows width"]:
     """LayerNorm without scale and bias, computed in float32 at least."""
     wide = at_least_float32(x)
     centred = wide - wide.mean(axis=-1, keepdims=True)
-    return (centred * lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + EPSILON)).astype(x.dtype)
+    return (centred * lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
 def _layer_norm(config: "ModelConfig") -> nnx.LayerNorm:

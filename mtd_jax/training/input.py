@@ -20,6 +20,11 @@ class Input(NamedTuple):
     extra: Extra | None
     steps_per_epoch: int
 
+    @property
+    def more(self) -> ClipSource | None:
+        """The clips of the second source."""
+        return self.extra.source if self.extra else None
+
 
 def open_input(config: Config) -> Input:
     """Raises `UserError` as `open_source`."""

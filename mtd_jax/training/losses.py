@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from mtd_jax.network.layers import normalised
 from mtd_jax.network.model import ENCODERS, Features
 from mtd_jax.network.towers import per_frame
 
@@ -235,8 +236,7 @@ def fitnet(
     total = jnp.zeros(())
     for name in ENCODERS:
         teacher, student = (getattr(f, f"{name}_tokens") for f in (teacher_features, student_features))
-        mapped = jnp.dot(teacher, maps[name]["kernel"], precision="highest") + maps[name]["bias"][None, None]
-        total += jnp.mean((student - mapped) ** 2)
+        total += jnp.mean((student - _mapped(teacher, maps[name])) ** 2)
     return weight * total
 
 
@@ -265,9 +265,11 @@ def listwise_kd(student: Grid, teacher: Grid, temperature: float = 1.0) -> Scala
     Each row and each column of a grid is a list of candidates. Its logits are z-scored, so that the student copies
     the order and the relative gaps, not the scale (Sun et al. 2024, arXiv 2403.01427).
     """
-    return temperature**2 * _two_way_kl(
-        *((_standardised(g) / temperature, _standardised(g, axis=1) / temperature) for g in (student, teacher))
-    )
+    both = [
+        _row_kl(*(_standardised(grid) / temperature for grid in grids))
+        for grids in ((student, teacher), (_turned(student), _turned(teacher)))
+    ]
+    return temperature**2 * (both[0] + both[1]) / 2
 
 
 def dist(student: Grid, teacher: Grid) -> Scalar:
@@ -276,7 +278,7 @@ def dist(student: Grid, teacher: Grid) -> Scalar:
     arXiv 2205.10536, on the logits of a grid instead of class probabilities.
     """
     rows = jnp.mean(_standardised(student) * _standardised(teacher))
-    columns = jnp.mean(_standardised(student, axis=1) * _standardised(teacher, axis=1))
+    columns = jnp.mean(_standardised(_turned(student)) * _standardised(_turned(teacher)))
     return 1 - (rows + columns) / 2
 
 
@@ -305,13 +307,8 @@ def contrastive_relation(
     Yang et al. 2024, arXiv 2307.12732. The student copies how similar the teacher finds all windows, not only
     which one is right. As in `interactive_contrastive` the teacher's tokens must be comparable. No parameters.
     """
-    student_grid, teacher_grid = (token_similarity(*tokens) / temperature for tokens in (student, teacher))
-    return _two_way_kl((student_grid, student_grid), (teacher_grid, teacher_grid))
-
-
-def fitnet_maps(key: Key[Array, ""], teacher_width: int, student_width: int) -> Maps:
-    """Freshly initialised maps for `fitnet`."""
-    return linear_maps(key, ENCODERS, teacher_width, student_width)
+    grids = [token_similarity(*tokens) / temperature for tokens in (student, teacher)]
+    return (_row_kl(*grids) + _row_kl(*map(_turned, grids))) / 2
 
 
 def linear_maps(key: Key[Array, ""], names: Sequence[str], width_in: int, width_out: int) -> Maps:
@@ -324,25 +321,24 @@ def linear_maps(key: Key[Array, ""], names: Sequence[str], width_in: int, width_
 
 
 def _mapped(tokens: Float[Array, "*batch width"], linear: dict[str, Array]) -> Float[Array, "*batch to"]:
-    return jnp.einsum("...i,ij->...j", tokens, linear["kernel"], precision="highest") + jnp.expand_dims(
-        linear["bias"], range(tokens.ndim - 1)
-    )
+    bias = jnp.expand_dims(linear["bias"], range(tokens.ndim - 1))
+    return jnp.dot(tokens, linear["kernel"], precision="highest") + bias
 
 
-def _standardised(x: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*shape"]:
-    """Mean 0 and variance 1 along an axis."""
-    x = x - jnp.mean(x, axis=axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=axis, keepdims=True) + 1e-6)
+def _standardised(x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    """Rows of mean 0 and variance 1. Grids of a student may have small ones, hence the small epsilon."""
+    return normalised(x, epsilon=1e-6)
 
 
-def _two_way_kl(student: tuple[Grid, Grid], teacher: tuple[Grid, Grid]) -> Scalar:
-    """Mean KL(softmax(teacher) ‖ softmax(student)) of the first grids' rows and the second ones' columns."""
-    total = jnp.zeros(())
-    for axis, mine, taught in zip((2, 1), student, teacher, strict=True):
-        log_taught = jax.nn.log_softmax(taught, axis=axis)
-        terms = jnp.exp(log_taught) * (log_taught - jax.nn.log_softmax(mine, axis=axis))
-        total += jnp.mean(jnp.sum(terms, axis=axis)) / 2
-    return total
+def _turned(grid: Grid) -> Grid:
+    """Its columns as rows."""
+    return jnp.swapaxes(grid, 1, 2)
+
+
+def _row_kl(student: Grid, teacher: Grid) -> Scalar:
+    """KL(softmax(teacher) ‖ softmax(student)) of rows, mean of all."""
+    student, teacher = jax.nn.log_softmax(student), jax.nn.log_softmax(teacher)
+    return jnp.mean(jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1))
 
 
 def _centred_unit(x: Float[Array, "clips windows width"]) -> Float[Array, "clips windows width"]:

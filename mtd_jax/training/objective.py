@@ -53,7 +53,7 @@ class Objective:
             return {}
         key = jax.random.fold_in(jax.random.key(seed), _MAPS_STREAM)
         if self.name == "fitnet":
-            return losses.fitnet_maps(key, teacher.width, student.width)
+            return losses.linear_maps(key, ENCODERS, teacher.width, student.width)
         if self.name in _MAPPED:
             names = _MAPPED[self.name] if teacher.fusion == student.fusion else ("video", "audio")
             return losses.linear_maps(key, names, student.width, teacher.width)

@@ -50,11 +50,18 @@ _MAY_CHANGE = (
 )
 
 
-# Fields of `data` that earlier versions did not have, and what they did.
+# Fields that earlier versions did not have, and what they did.
 _LATER_FIELDS = {
-    "augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF))),
-    "clips_per_grid": 1,
-    "extra": {"root": "", "train_list": "train", "share": 0.25, "alone_epochs": 0.0, "clips_checksum": 0},
+    "teacher_scores": "",
+    "init": "",
+    "init_checksum": 0,
+    "model": {"fusion": "transformers"},
+    "loss": {"distill_weight": 1.0},
+    "data": {
+        "augment": json.loads(json.dumps(dataclasses.asdict(augment.OFF))),
+        "clips_per_grid": 1,
+        "extra": {"root": "", "train_list": "train", "share": 0.25, "alone_epochs": 0.0, "clips_checksum": 0},
+    },
 }
 
 
@@ -139,16 +146,8 @@ def restore_run(
 
 
 def _check_same_config(before: dict, now: dict, where: str):
-    augmented = _LATER_FIELDS["augment"] | before["data"].get("augment", {})
-    before = {"teacher_scores": ""} | before
-    if "init" not in before:
-        before = before | {"init": "", "init_checksum": 0}
-    before = before | {
-        "loss": {"distill_weight": 1.0} | before["loss"],
-        "model": {"fusion": "transformers"} | before["model"],
-    }
-    before = before | {"data": _LATER_FIELDS | before["data"] | {"augment": augmented}}
-    old, new = (traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
+    later = traverse_util.flatten_dict(_LATER_FIELDS, sep="/")
+    old, new = (later | traverse_util.flatten_dict(c, sep="/", keep_empty_nodes=True) for c in (before, now))
     # The cosine falls to 0 at the end: with another end the steps before would have had other learning rates.
     allowed = (
         [n for n in _MAY_CHANGE if n != "epochs"] if now["optimizer"]["schedule"] == "cosine" else _MAY_CHANGE

@@ -38,7 +38,7 @@ def store_scores(config: Config, output: str | os.PathLike, report: Callable[[st
     validate(config, jax.device_count())
     folder, given = Path(output), open_input(config)
     teacher = load_teacher(config)
-    config = with_fingerprints(config, given.clips, given.extra.source if given.extra else None, teacher)
+    config = with_fingerprints(config, given.clips, given.more, teacher)
     batches = batches_of(config, given, Shard())
     windows = pairing_of(config).windows_per_example
     about = {"epochs": config.epochs, "windows": windows, "teacher_checksum": config.teacher_checksum}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from mtd_jax.checkpoint import open_manager, writing
 from mtd_jax.config import OF_RELATIONS, Config, model_config, validate
@@ -21,6 +20,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.models import load_model
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, computing_in, kernels_in, model_arrays
+from mtd_jax.storage import path_of
 from mtd_jax.training.input import batches_of, check_scores, open_input
 from mtd_jax.training.metrics import MetricWriter, NoWriter, Progress
 from mtd_jax.training.objective import Objective
@@ -64,8 +64,7 @@ def train(config, workdir, report=print) -> dict:
 
     teacher = load_teacher(config) if config.teacher else None
     initial = load_initial(config) if config.init else None
-    more = given.extra.source if given.extra else None
-    config = with_fingerprints(config, given.clips, more, teacher, initial, scores)
+    config = with_fingerprints(config, given.clips, given.more, teacher, initial, scores)
     check_same_everywhere(config.to_dict())
     factor = schedule_factor(config.optimizer, given.steps_per_epoch, total_steps)
     run = Run(
@@ -81,7 +80,7 @@ def train(config, workdir, report=print) -> dict:
     teacher_arrays = place(frozen, run.mesh)
     step_fn, eval_fn = map(compiled_together, compile_steps(run, state, teacher_arrays))
 
-    workdir = epath.Path(workdir)
+    workdir = path_of(workdir)
     batches = batches_of(config, given, shard, scores)
     if scores is not None:
         check_scores(scores, config, batches, total_steps * config.batch_size)

@@ -245,7 +245,7 @@ def test_gradients_are_those_of_the_values():
     student, teacher = (
         make_features(seed, width=width, batch=4, layers=2, masked=True) for seed, width in ((3, 6), (4, 9))
     )
-    learned = losses.fitnet_maps(jax.random.key(0), 9, 6), jnp.linspace(0.5, 1.5, 7)
+    learned = losses.linear_maps(jax.random.key(0), ENCODERS, 9, 6), jnp.linspace(0.5, 1.5, 7)
     taught, labels = jnp.array([1.0, 0.2, -0.4, 3.0]), jnp.array([1.0, 0.0, 1.0, 0.0])
 
     def values(student, logits, maps, weights):
@@ -275,7 +275,7 @@ def test_losses_do_not_depend_on_the_order_of_the_batch():
             value_logits={n: a[:, order] for n, a in features.value_logits.items()},
         )
 
-    maps = losses.fitnet_maps(jax.random.key(0), 9, 6)
+    maps = losses.linear_maps(jax.random.key(0), ENCODERS, 9, 6)
     teacher_logits = jnp.array([1.0, 0.2, -0.4])
 
     @jax.jit
