@@ -29,7 +29,7 @@ from benchmarks.common import machine, run_benchmark, to_json, versions
 from mtd_jax import compilation
 from mtd_jax.data.clip import FPS, SAMPLE_RATE
 from mtd_jax.errors import UserError
-from mtd_jax.faces.detect import FaceDetector, load_detector
+from mtd_jax.faces.detect import CloseUpDetector, Mtcnn
 from mtd_jax.faces.search import FindSettings
 from mtd_jax.models import load_model, shown
 from mtd_jax.preprocess.videos import videos_in
@@ -43,7 +43,7 @@ from mtd_jax.video.decode import read
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory. [the model in the box]")
 VIDEOS = flags.DEFINE_string("videos", None, "Folder of videos that are in sync.", required=True)
 LAST = flags.DEFINE_integer("last", None, "Take only so many, the last by name.", lower_bound=1)
-KINDS = flags.DEFINE_list("kinds", None, "shift, noise, compression, size, scale, beside. [all]")
+KINDS = flags.DEFINE_list("kinds", None, "plain, shift, noise, compression, size, scale, beside. [all]")
 THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window.")
 JSON = flags.DEFINE_string("json", None, "File to write all results to.")
 
@@ -53,8 +53,9 @@ class Film:
     """What is measured.
 
     Attributes:
-      path: of the video, whose own audio is not used.
+      path: of the video.
       audio: int16 (samples,).
+      own_audio: measure the audio of the video itself instead.
       detector: finds the faces.
       find: how.
       truth: offset in frames.
@@ -62,22 +63,29 @@ class Film:
 
     path: Path
     audio: np.ndarray
-    detector: FaceDetector
+    detector: CloseUpDetector
     find: FindSettings = FIND
     truth: int = 0
+    own_audio: bool = False
 
 
 class Remembers:
     """A detector that looks at every picture only once."""
 
-    def __init__(self, detector: FaceDetector):
+    def __init__(self, detector: CloseUpDetector):
         self._detector = detector
-        self._known: dict[bytes, np.ndarray] = {}
+        self._known: dict[str, np.ndarray] = {}
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        keys = [hashlib.sha1(frame.tobytes()).digest() for frame in frames]
+        return self._remembered(self._detector.detect, frames)
+
+    def detect_close_up(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._remembered(self._detector.detect_close_up, frames)
+
+    def _remembered(self, detect: Callable, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        keys = [detect.__name__ + hashlib.sha1(frame.tobytes()).hexdigest() for frame in frames]
         new = {key: frame for key, frame in zip(keys, frames, strict=True) if key not in self._known}
-        self._known.update(zip(new, self._detector.detect(list(new.values())), strict=True))
+        self._known.update(zip(new, detect(list(new.values())), strict=True))
         return [self._known[key] for key in keys]
 
 
@@ -85,12 +93,15 @@ class Remembers:
 class Beside:
     """A detector whose boxes lie beside the face. Attributes: across, down: as a share of the box's sides."""
 
-    detector: FaceDetector
+    detector: CloseUpDetector
     across: float
     down: float
 
     def detect(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self._moved(boxes) for boxes in self.detector.detect(frames)]
+
+    def detect_close_up(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._moved(boxes) for boxes in self.detector.detect_close_up(frames)]
 
     def _moved(self, boxes: np.ndarray) -> np.ndarray:
         sides = boxes[:, 2:4] - boxes[:, :2]
@@ -143,6 +154,7 @@ def beside(across: float, down: float) -> Change:
 
 
 CHANGES: dict[str, dict[str, Change]] = {
+    "plain": {"as distributed": lambda film, *_: dataclasses.replace(film, own_audio=True)},
     "shift": {f"audio moved by {n:+d} frames": moved(n) for n in (-12, -6, 0, 6, 12)},
     "noise": {f"signal to noise {n} dB": noisy(n) for n in (20, 10, 5, 0)},
     "compression": {f"H.264, CRF {n}": written_again(n) for n in (28, 36, 44)},
@@ -164,13 +176,13 @@ def main():
         check_writable(JSON.value)
     scorer = Scorer(load_model(CHECKPOINT.value))
     paths = videos_in(Path(VIDEOS.value))[-(LAST.value or 0) :]
-    detector = load_detector("mtcnn")
+    detector = Mtcnn()
     changes = {name: c for kind in KINDS.value or CHANGES for name, c in CHANGES[kind].items()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for path in track(paths, "measuring", console=Console(stderr=True)):
             plain = Film(path, read(path)[1], Remembers(detector))
-            before = measured(scorer, plain, Path(folder))
+            before = measured(scorer, dataclasses.replace(plain, own_audio=True), Path(folder))
             for name, change in changes.items():
                 rng = np.random.default_rng(len(rows))
                 film = change(plain, Path(folder), rng)
@@ -192,8 +204,9 @@ def near(offset: int | None, before: int | None, truth: int) -> bool:
 
 
 def measured(scorer: Scorer, film: Film, folder: Path) -> dict:
-    sound = folder / "sound.wav"
-    soundfile.write(sound, film.audio, SAMPLE_RATE, subtype="PCM_16")
+    sound = None if film.own_audio else folder / "sound.wav"
+    if sound is not None:
+        soundfile.write(sound, film.audio, SAMPLE_RATE, subtype="PCM_16")
     how = {"faces": film.detector, "find": film.find, "thorough": THOROUGH.value}
     try:
         found = detect_offset(scorer, film.path, audio=sound, **how)
