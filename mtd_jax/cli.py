@@ -94,7 +94,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (
         flags.DEFINE_list,
         "variety",
-        [],
+        None,
         "synthesize",
         "how much speakers differ: NAME=FACTOR, such as beard=0,pose=2.",
     ),
@@ -290,7 +290,7 @@ def _synthesize(values: CommandLine):
         train_clips=values.train_clips,
         val_clips=values.val_clips,
         test_clips=values.test_clips,
-        variety=Variety.parse(values.variety),
+        variety=Variety.parse(values.variety or []),
         mp4_clips=values.mp4_clips if values["mp4_clips"].present else min(values.mp4_clips, values.test_clips),
     )
 

@@ -61,9 +61,10 @@ def download(url: str, folder: Path | None = None) -> Path:
         with writing_to(target):
             partial.replace(target)
             _facts(partial).unlink(missing_ok=True)
+            Path(f"{partial}.lock").unlink()
     with target.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    print(f"downloaded {target}: {target.stat().st_size / 1e6:.1f} MB, SHA-256 {checksum}", file=sys.stderr)
+    print(f"downloaded {target}: {_shown(target.stat().st_size)}, SHA-256 {checksum}", file=sys.stderr)
     return target
 
 
@@ -77,14 +78,14 @@ def _fetch_patiently(url: str, partial: Path) -> None:
         except urllib.error.HTTPError as error:
             raise UserError(f"{url}: the server says {error.code} {error.reason}") from error
         except ValueError as error:
-            raise UserError(f"{url}: cannot be downloaded ({one_line(error)})") from error
+            raise UserError(f"{url}: not an address that can be downloaded from ({one_line(error)})") from error
         except (_BrokenOff, OSError, http.client.HTTPException) as error:
             if attempt == _ATTEMPTS - 1:
                 there = partial.stat().st_size if partial.exists() else 0
                 if not there:
-                    raise UserError(f"{url}: cannot be downloaded ({one_line(error)})") from error
+                    raise UserError(f"{url}: cannot be downloaded ({_why(error)})") from error
                 raise UserError(
-                    f"{url}: the download broke off after {there / 1e6:.1f} MB ({one_line(error)}); "
+                    f"{url}: the download broke off after {_shown(there)} ({_why(error)}); "
                     "run the command again to resume it"
                 ) from error
         time.sleep(_PAUSE)
@@ -117,8 +118,8 @@ def _fetch(url: str, partial: Path) -> None:
             partial.unlink()
             raise _BrokenOff("the server sent another part than asked for")
         begins = there if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else begins + int(length)
+        length = response.headers.get("Content-Length", "")
+        total = begins + int(length) if length.isdecimal() else None
         with writing_to(partial):
             file = partial.open("ab" if resumed else "wb")
         if not resumed:
@@ -128,7 +129,19 @@ def _fetch(url: str, partial: Path) -> None:
                 file.write(block)
                 advance(len(block))
     if total is not None and partial.stat().st_size != total:
-        raise _BrokenOff(f"the connection ended before {total / 1e6:.1f} MB")
+        raise _BrokenOff(f"the connection ended before {_shown(total)}")
+
+
+def _why(error: Exception) -> str:
+    """What the system says, without the wrapping that urllib puts around it."""
+    inner = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(inner, str):
+        return inner
+    return (isinstance(inner, OSError) and inner.strerror) or one_line(inner)
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size} bytes"
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:

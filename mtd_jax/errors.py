@@ -49,7 +49,8 @@ def error_line(error: BaseException) -> str:
         return f"error: {file}{one_line(error)}"
     if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").split(".")[0]) in _EXTRAS:
         extra = _EXTRAS[module]
-        return f"error: this needs {module}, which is not installed; in a checkout, pip install '.[{extra}]'"
+        how = f"in a checkout, pip install '.[{extra}]'; --mode=infer --video=FILE works without it"
+        return f"error: this needs {module}, which is not installed: {how}"
     return f"error: {' '.join(str(error).split())}"
 
 

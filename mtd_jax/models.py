@@ -11,6 +11,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.network.model import SyncModel
 from mtd_jax.released.convert import converted
 from mtd_jax.released.pth import NotACheckpoint
+from mtd_jax.storage import is_remote
 
 Name = str | os.PathLike
 
@@ -33,6 +34,8 @@ def local(name: Name) -> Name:
     """The checkpoint directory of a model that is not the one in the box. Raises `UserError` as `load_model`."""
     if (is_url(name) or os.path.isfile(name)) and jax.process_count() > 1:
         raise UserError(f"{name}: with several processes, convert it first (converters.torch_to_flax)")
+    if str(name).endswith(".pth") and not is_remote(name) and not os.path.exists(name):
+        raise UserError(f"{name}: no such file")
     if is_url(name):
         file = download(str(name))
         try:

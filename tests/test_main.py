@@ -181,9 +181,14 @@ def test_public_names_exist():
     [
         (
             "grain.experimental",
-            "error: this needs grain, which is not installed; in a checkout, pip install '.[train]'",
+            "error: this needs grain, which is not installed: in a checkout, pip install '.[train]'; "
+            "--mode=infer --video=FILE works without it",
         ),
-        ("torch", "error: this needs torch, which is not installed; in a checkout, pip install '.[convert]'"),
+        (
+            "torch",
+            "error: this needs torch, which is not installed: in a checkout, pip install '.[convert]'; "
+            "--mode=infer --video=FILE works without it",
+        ),
         ("something", "error: No module named 'something'"),
     ],
 )

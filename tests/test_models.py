@@ -79,11 +79,23 @@ def test_an_address_is_downloaded_and_converted_once(released, weights, tmp_path
         assert_is(mtd_jax.load_model(f"{address}/student.pth"), weights)
         assert asked == ["/student.pth"] and "SHA-256" in capsys.readouterr().err
         for _ in range(2):  # the page is not kept
-            with pytest.raises(UserError, match="not a PyTorch checkpoint"):
+            with pytest.raises(UserError, match="a web page, not a PyTorch checkpoint"):
                 load_model(f"{address}/page.pth")
         server.shutdown()
     assert asked == ["/student.pth", "/page.pth", "/page.pth"]
     assert len(list((tmp_path / "cache" / "mtd_jax" / "downloads").glob("*.pth"))) == 1
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nowhere/student.pth", "nowhere/student.pth: no such file"),
+        ("ftp://host/student.pth", "expected a path, or an address of the kind gs://.*, got ftp://"),
+    ],
+)
+def test_a_name_that_means_nothing_is_one_line(name, message):
+    with pytest.raises(UserError, match=message):
+        load_model(name)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(released, tmp_path):

@@ -123,11 +123,11 @@ def read(path: str | os.PathLike) -> Any:
         raise UserError(f"{path} is a directory; expected a PyTorch checkpoint file (.pth)")
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(256)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     try:
-        if start == _ZIP:
+        if start[:4] == _ZIP:
             return _read_zip(path)
         if start[:1] == _PICKLE:
             return _read_with_torch(path)
@@ -140,6 +140,8 @@ def read(path: str | os.PathLike) -> Any:
         ) from error
     except Exception as error:  # a damaged file can raise anything: KeyError, struct.error, EOFError, …
         raise _damaged(path, error) from error
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise NotACheckpoint(f"{path}: a web page, not a PyTorch checkpoint; expected a file saved by torch.save")
     raise NotACheckpoint(
         f"{path}: not a PyTorch checkpoint, or a truncated or damaged one; expected a file saved by torch.save"
     )
