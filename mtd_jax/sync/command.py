@@ -23,7 +23,7 @@ from mtd_jax.storage import check_writable
 from mtd_jax.sync.detect import MAX_FACES, Progress, check_max_shift, detect_offset
 from mtd_jax.sync.fix import check_output, move_audio
 from mtd_jax.sync.repair import repair_audio
-from mtd_jax.sync.verdict import STANDARDS, Result, one_line_json
+from mtd_jax.sync.verdict import GUESS, STANDARDS, Result, one_line_json, two_digits
 from mtd_jax.video.container import read_head
 
 _LISTED = 6  # faces, in the text
@@ -140,7 +140,7 @@ def text(result: Result, standard: str | None = None) -> str:
             role = ", the speaker" if number == result.speaker else ""
             lines.append(
                 f"  face {number}{role}, {track.start_seconds:.1f}–{track.end_seconds:.1f} s: offset "
-                f"{track.offset_frames:+d} frames, confidence {track.confidence:.2f}"
+                f"{track.offset_frames:+d} frames, confidence {two_digits(track.confidence)}"
             )
     elif len(result.tracks) > _LISTED:
         lines.append(f"  {len(result.tracks)} stretches with a face; --json lists them")
@@ -149,7 +149,7 @@ def text(result: Result, standard: str | None = None) -> str:
 
 def _in_short(result: Result) -> str:
     """The verdict in a few words, for a table."""
-    if result.verdict != "unknown":
+    if result.verdict != "unknown" or result.confidence >= GUESS:
         return result.summary
     why = f": {re.split(r' [(]|[:;,]', result.warnings[-1])[0]}" if result.warnings else ""
     return f"cannot tell{why}"
@@ -193,7 +193,7 @@ def _folder(
                     print(one_line_json({"video": str(path), "error": why}), flush=True)
                 table.add_row(*map(escape, (shown, f"failed: {why.removeprefix(f'{path}: ')}")))
                 continue
-            row = [f"{result.offset_frames:+d}", f"{result.confidence:.2f}", str(len(result.tracks))]
+            row = [f"{result.offset_frames:+d}", two_digits(result.confidence), str(len(result.tracks))]
             row += [_TABLE[result.meets(standard)]] if standard else []
             if fix:
                 try:
@@ -238,6 +238,9 @@ def _fix(result: Result, output: Path, find: Callable[..., Result], force: bool,
     if result.course.is_constant:
         only = result.audio_track if fix_tracks == "measured" else None
         notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
+        if result.verdict == "in_sync" and abs(result.offset_seconds) <= (result.offset_error_seconds or 0):
+            result = dataclasses.replace(result, offset_seconds=0.0)
+            notes = ["audio left where it is: the offset is within the error of the measurement"]
         copied, moved = move_audio(result.video, output, result.offset_seconds, result.audio_track, only)
         notes += copied
         if result.is_cut_short:
@@ -253,12 +256,10 @@ def _check_folder(videos: Path, copies: Path) -> None:
     """Raises `UserError` if copies of these videos cannot be written there."""
     if copies.resolve().is_relative_to(videos.resolve()):
         raise UserError(f"--fix: {copies} is within {videos}: name a folder outside of it")
-    try:
-        copies.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"cannot write there ({error.strerror}); expected a folder, as --video is one"
-        raise UserError(f"--fix: {copies}: {why}") from error
-    check_writable(copies / "copy")
+    there = next(folder for folder in (copies, *copies.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"--fix: {there} is a file; expected a folder, as --video is one")
+    check_writable(there / "copy")
 
 
 def _fix_in(

@@ -6,11 +6,12 @@ import numpy as np
 
 from mtd_jax.data.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from mtd_jax.sync.evidence import Estimate
-from mtd_jax.sync.verdict import CONFIDENT, Course, words
+from mtd_jax.sync.verdict import CONFIDENT, GUESS, Course, two_digits, words
 from mtd_jax.video.audio import QUIET
 
 _STILL = 0.6  # grey levels of change from frame to frame; drawings have 8, people 2 and more
 _FEW = 10  # independent windows: 2 s
+_SHORT = 50  # independent windows: 10 s
 _PAUSES = 0.12  # share of frames much quieter than the second around them: speech pauses, music hardly does
 
 
@@ -69,10 +70,15 @@ def doubts(
         )
     elif not lines and pauses(audio) < _PAUSES:
         lines.append("the audio has no pauses: music, or speech under music or noise?")
+    elif not lines and whole.confidence >= GUESS:
+        lines.append(
+            f"not sure enough: confidence {two_digits(whole.confidence)} of {CONFIDENT:.2f}; "
+            + ("a longer film would tell" if whole.windows < _SHORT else "picture or sound may be poor")
+        )
     elif not lines:
         lines.append(
-            f"the voice fits no face (confidence {whole.confidence:.2f}): another person's voice, nobody in the "
-            "picture speaks, or the offset is beyond ±3 s"
+            f"the voice fits no face (confidence {two_digits(whole.confidence)}): another person's voice, "
+            "nobody in the picture speaks, or the offset is beyond ±3 s"
         )
     return lines
 

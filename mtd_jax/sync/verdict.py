@@ -7,6 +7,7 @@ line through them fits) or jumps (an edit).
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from mtd_jax.sync.evidence import TOLERANCE, Estimate, Scores, centred, estimate
 
 CONFIDENT = 0.9  # below it the offset is a guess; docs/video.md has the diagram this threshold comes from
 _BEYOND_DOUBT = 0.995  # of a piece alone: a film has hundreds of them
-_GUESS = 0.5  # below it there is not even a guess
+GUESS = 0.5  # below it there is not even a guess
 _SIDES = 0.97  # of both sides of an edit
 _PIECE = 3 * FPS
 _RATES = {  # of the audio's clock to the video's: what conversions between frame rates leave behind
@@ -204,7 +205,7 @@ class Result:
             places = ", ".join(f"{(start + end) / 2:.0f} s" for start, end, *_ in self.course.jumps)
             return f"the offset changes over time, at {places}"
         if self.verdict == "unknown":
-            return "cannot tell" + (f" (the best guess: {self.words})" if self.confidence >= _GUESS else "")
+            return "cannot tell" + (f" (the best guess: {self.words})" if self.confidence >= GUESS else "")
         if self.verdict == "in_sync":
             return "audio and video are in sync" + (f": {self.words}" if self.offset_frames else "")
         return self.words
@@ -218,7 +219,7 @@ class Result:
         share = "less than 1 %" if self.sampled < 0.01 else f"{self.sampled:.0%}"
         seen = "all of the film" if self.sampled == 1 else f"{share} of the film"
         judge = f", by {self.model}" if self.model else ""
-        return f"offset {offset} ms, confidence {self.confidence:.2f}, from {seen}{judge}"
+        return f"offset {offset} ms, confidence {two_digits(self.confidence)}, from {seen}{judge}"
 
     def meets(self, standard: str) -> bool | None:
         """Whether the offset is within a published tolerance, see `STANDARDS`; None if it is not known."""
@@ -254,6 +255,11 @@ class Result:
     def to_json(self) -> str:
         """One JSON object on one line."""
         return one_line_json(self.to_dict())
+
+
+def two_digits(confidence: float) -> str:
+    """Rounded down, so that what is not sure does not look as if it were."""
+    return f"{math.floor(100 * confidence) / 100:.2f}"
 
 
 def words(offset_seconds: float) -> str:
@@ -353,7 +359,7 @@ def _rate(scores: Scores, segments: list[Segment]) -> float | None:
     sure = [segment.offset_frames for segment in segments if segment.confidence >= CONFIDENT]
     if len(sure) > 1 and max(sure) - min(sure) <= TOLERANCE:
         return None
-    likely = [segment for segment in segments if segment.confidence >= _GUESS]
+    likely = [segment for segment in segments if segment.confidence >= GUESS]
     if len({segment.offset_frames for segment in likely}) < 3:
         return None  # a line fits any two offsets
     span = (int(scores.starts[-1]) - int(scores.starts[0])) / FPS

@@ -274,10 +274,32 @@ def test_of_a_folder_the_videos_that_need_it_are_copied(checkpoint, tmp_path, mo
         "not writte",
     ]
     (tmp_path / "a file").touch()
-    with pytest.raises(UserError, match="a file/x: cannot write there"):
+    with pytest.raises(UserError, match="a file is a file; expected a folder"):
         module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "a file/x"))
     with pytest.raises(UserError, match="is within .*films: name a folder outside"):
         module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "films/copies"))
+
+
+def test_a_film_in_sync_is_copied_as_it_is(checkpoint, tmp_path, monkeypatch, capsys):
+    moves, scores = [], made_up([0] * 150)
+
+    def detect(model, path, **_):
+        measured = found(str(path), scores)
+        return dataclasses.replace(measured, offset_seconds=-0.003, offset_error_seconds=0.005)
+
+    monkeypatch.setattr(module, "detect_offset", detect)
+    monkeypatch.setattr(module, "move_audio", lambda source, output, delay, *_: moves.append(delay) or ([], 1))
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert module.measure(checkpoint, tmp_path / "a.mp4", fix=str(tmp_path / "b.mp4")) == 0
+    assert moves == [0.0] and "audio left where it is" in capsys.readouterr().err
+
+
+def test_no_folder_is_left_for_copies_that_nobody_needs(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "detect_offset", lambda model, path, **_: found(str(path), made_up([0] * 150)))
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"x")
+    assert module.measure(checkpoint, tmp_path / "films", fix=str(tmp_path / "copies")) == 0
+    assert not (tmp_path / "copies").exists()
 
 
 def test_a_moved_copy_is_measured_by_the_track_that_was_measured(checkpoint, tmp_path, monkeypatch, capsys):
@@ -330,7 +352,8 @@ def test_one_video_text_report_and_fix(checkpoint, recording, tmp_path, capsys):
     assert module.measure(checkpoint, path, faces=face, report=str(page), fix=str(fixed), force=True) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{path}: ") and "confidence" in out
-    assert "audio moved by" in err and "measured again: " in err
+    assert "audio moved by" in err or "audio left where it is" in err
+    assert "measured again: " in err
     source = page.read_text()
     assert html.escape(out.splitlines()[1].strip()) in source  # with the name of the model
     uses = re.findall(r'(?:src|href)\s*=\s*"([^"]{0,30})|url\(', source)

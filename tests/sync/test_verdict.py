@@ -129,6 +129,8 @@ CONSTANT = Course([], None, [])
     "found, wide, motion, audio, said",
     [
         (UNSURE, None, 3.0, SOUND, "the voice fits no face"),
+        (Estimate(3, 0.899, 1.3, 1.0, 14.0, 13.0), None, 3.0, SOUND, "confidence 0.89 of 0.90; a longer film"),
+        (Estimate(3, 0.899, 1.3, 1.0, 90.0, 88.0), None, 3.0, SOUND, "confidence 0.89 of 0.90; picture or sound"),
         (UNSURE, 40, 3.0, SOUND, "--max_shift=55"),
         (UNSURE, None, 3.0, SOUND * 0, "silent"),
         (UNSURE, None, 3.0, SOUND // 2000, "nearly silent"),
