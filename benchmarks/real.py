@@ -2,7 +2,7 @@
 
 The videos of a folder are taken to be in sync, as those of GRID are. Each is measured through `detect_offset`, as
 a file: as it is, with its audio moved, in noise, compressed, made smaller, and with crops that are larger, smaller
-or beside the face. With --checkpoint left out the model in the box is measured.
+or beside the face. With --checkpoint left out the included model is measured.
 
     python -m benchmarks.real --videos=GRID_OTHERS
     python -m benchmarks.real --videos=GRID/s1 --last=60 --kinds=shift --json=s1.json
@@ -40,7 +40,7 @@ from mtd_jax.sync.evidence import TOLERANCE
 from mtd_jax.synthetic.clips import shift_audio
 from mtd_jax.video.decode import read
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory. [the model in the box]")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory. [the included model]")
 VIDEOS = flags.DEFINE_string("videos", None, "Folder of videos that are in sync.", required=True)
 LAST = flags.DEFINE_integer("last", None, "Take only so many, the last by name.", lower_bound=1)
 KINDS = flags.DEFINE_list("kinds", None, "plain, shift, noise, compression, size, scale, beside. [all]")

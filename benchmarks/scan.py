@@ -25,7 +25,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.workers import usable_cores
 
 NAMES = ("student", "teacher", "box")
-MODELS = flags.DEFINE_list("models", ["student", "teacher"], "Which networks; box: the one in the box.")
+MODELS = flags.DEFINE_list("models", ["student", "teacher"], "Which networks; box: the included one.")
 flags.register_validator("models", lambda names: names and set(names) <= set(NAMES), f"of {', '.join(NAMES)}")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; a round times every way once.", lower_bound=1)
 WINDOWS = flags.DEFINE_integer("windows", 40, "Windows of the clip, at least 35.", lower_bound=35)

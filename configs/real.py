@@ -50,7 +50,7 @@ AUGMENTATION = Augmentation(
     codec=(0.15, 0.3, 1.0),
     gain=(0.8, -15.0, 6.0),
 )
-# Crops beside the face and low bit rates are what the first model in the box suffered from most (docs/real.md).
+# Crops beside the face and low bit rates are what the first included model suffered from most (docs/real.md).
 FURTHER = dataclasses.replace(
     AUGMENTATION,
     shift=(0.9, -0.11, 0.11),

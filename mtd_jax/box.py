@@ -1,4 +1,4 @@
-"""The model in the box: a small one that comes with the package, so that a verdict needs no checkpoint.
+"""The included model: a small one that comes with the package, so that a verdict needs no checkpoint.
 
     python -m mtd_jax.box --checkpoint=DIR --name=NAME
 
@@ -32,12 +32,12 @@ flags.DEFINE_string("licence", "", "whose terms apply to the data and the weight
 
 
 def box_name() -> str:
-    """The name of the model in the box."""
+    """The name of the included model."""
     return _read()[0]["name"]
 
 
 def load_box() -> SyncModel:
-    """The model in the box.
+    """The included model.
 
     Raises:
       UserError: its file is missing or of another version: the installation is not whole.
@@ -47,7 +47,7 @@ def load_box() -> SyncModel:
 
 
 def pack(checkpoint: str, name: str, licence: str) -> int:
-    """Replaces the model in the box; returns the size of its file in bytes.
+    """Replaces the included model; returns the size of its file in bytes.
 
     Raises:
       UserError: there is no usable checkpoint, it is too large, or it does not survive float16.
@@ -76,7 +76,7 @@ def _read() -> tuple[dict, dict[str, np.ndarray]]:
             arrays = {name: file[name].astype(np.float32) for name in file.files if name != _DESCRIPTION}
             return json.loads(str(file[_DESCRIPTION])), arrays
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{FILE}: the model in the box cannot be read; install the package again") from error
+        raise UserError(f"{FILE}: the included model cannot be read; install the package again") from error
 
 
 def _command() -> None:

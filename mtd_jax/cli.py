@@ -43,7 +43,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         "checkpoint",
         None,
         "evaluate infer",
-        "checkpoint directory, --workdir of a training, .pth file or its address. [infer: the model in the box]",
+        "checkpoint directory, --workdir of a training, .pth file or its address. [infer: the included model]",
     ),
     (
         _STRING,

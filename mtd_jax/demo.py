@@ -2,7 +2,7 @@
 
 Synthesise a corpus → read it back as LRS2 → train a teacher → train one student twice, alone and with MTD →
 evaluate all three on unseen speakers → measure a video with shifted audio, and fix it.
-The model in the box measures it, too.
+The included model measures it, too.
 """
 
 import dataclasses
@@ -146,7 +146,7 @@ def print_summary(summary: dict[str, Any], workdir: epath.Path) -> None:
     print(f"Shifted video: {truth}; measured: {measured}.")
     boxed = shifted["model_in_the_box"]
     sure = f"confidence {boxed['confidence']:.2f}"
-    print(f"The model in the box ({boxed['name']}): {words(boxed['measured_offset'] / FPS)}, {sure}.")
+    print(f"The included model ({boxed['name']}): {words(boxed['measured_offset'] / FPS)}, {sure}.")
     print(f"After the fix: {fixed}.")
     print(
         f"{summary['total_seconds'] / 60:.1f} minutes. "

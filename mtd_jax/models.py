@@ -1,4 +1,4 @@
-"""Which model is meant: the one in the box, a checkpoint directory, a .pth file, or the address of one."""
+"""Which model is meant: the included one, a checkpoint directory, a .pth file, or the address of one."""
 
 import os
 
@@ -22,7 +22,7 @@ def load_model(name: Name | None = None) -> SyncModel:
     Args:
       name: a checkpoint directory, converted or of a training run (whose best one is taken); the work directory of
         a run; a .pth file as released, or its http(s) address, converted into the user's cache folder at first
-        use; None: the model in the box, which knows real faces and is small, see assets/MODEL_CARD.md.
+        use; None: the included model, which knows real faces and is small, see assets/MODEL_CARD.md.
 
     Raises:
       UserError: there is no such model, it is damaged, or it does not fit; the message names the entries.
@@ -31,7 +31,7 @@ def load_model(name: Name | None = None) -> SyncModel:
 
 
 def local(name: Name) -> Name:
-    """The checkpoint directory of a model that is not the one in the box. Raises `UserError` as `load_model`."""
+    """The checkpoint directory of a model that is not the included one. Raises `UserError` as `load_model`."""
     if (is_url(name) or os.path.isfile(name)) and jax.process_count() > 1:
         raise UserError(f"{name}: with several processes, convert it first (converters.torch_to_flax)")
     if str(name).endswith(".pth") and not is_remote(name) and not os.path.exists(name):

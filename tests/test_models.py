@@ -1,4 +1,4 @@
-"""Which model a name means: directories, .pth files, addresses, and the model in the box."""
+"""Which model a name means: directories, .pth files, addresses, and the included model."""
 
 import json
 import os

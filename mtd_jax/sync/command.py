@@ -52,7 +52,7 @@ def measure(
     """Runs the command; stdout gets results only, progress and tables of folders go to stderr.
 
     Args:
-      checkpoint: see `load_model`; None: the model in the box.
+      checkpoint: see `load_model`; None: the included model.
       video: a file, or a folder that is searched for videos in all its folders.
       faces, max_shift, thorough, max_faces, audio_track, audio: see `detect_offset`.
       as_json: a JSON object per file instead of text.
