@@ -10,6 +10,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -33,7 +34,12 @@ flags.DEFINE_string("licence", "", "whose terms apply to the data and the weight
 
 def box_name() -> str:
     """The name of the included model."""
-    return _read()[0]["name"]
+    return box_description()["name"]
+
+
+def box_description() -> dict[str, Any]:
+    """What is known of the included model: name, source, licence, step, … ."""
+    return _read()[0]
 
 
 def load_box() -> SyncModel:

@@ -25,6 +25,7 @@ MODES = {
     "infer": "measure the audio-video offset of a video: --video",
     "preprocess": "find faces in videos and write training clips: --videos, --output",
     "synthesize": "write synthetic talking faces: --output",
+    "export": "write a model as ONNX and StableHLO: --output",
 }
 
 
@@ -42,14 +43,14 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         _STRING,
         "checkpoint",
         None,
-        "evaluate infer",
-        "checkpoint directory, --workdir of a training, .pth file or its address. [infer: the included model]",
+        "evaluate infer export",
+        "checkpoint directory, --workdir of a training, .pth file or its address. [the included model]",
     ),
     (
         _STRING,
         "output",
         None,
-        "evaluate preprocess synthesize store_scores",
+        "evaluate preprocess synthesize store_scores export",
         "new folder; evaluate: JSON file to write.",
     ),
     (_STRING, "list", "test", "evaluate", "list of clips: a name in config.data.root, or a path."),
@@ -62,7 +63,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     ),
     (_INTEGER, "num_processes", None, "train evaluate", "how many processes there are."),
     (_INTEGER, "process_id", None, "train evaluate", "which of them this one is, counted from 0."),
-    (_STRING, "video", None, "infer", "a video file, or a folder of them."),
+    (_STRING, "video", None, "infer export", "a video file, infer: or a folder; export: to compare results on."),
     (_STRING, "faces", "mtcnn", "infer preprocess", "mtcnn, or whole: each frame is cropped to the face already."),
     (_STRING, "boxes", None, "infer", "JSON file of your own face boxes, instead of --faces."),
     (_INTEGER, "max_shift", 15, "infer", "the largest offset to look for, in frames of 40 ms, 2 to 125."),
@@ -295,6 +296,15 @@ def _synthesize(values: CommandLine):
     )
 
 
+def _export(values: CommandLine):
+    output = values.needed("output")
+    from mtd_jax import compilation
+    from mtd_jax.export import export
+
+    compilation.prepare()
+    export(values.checkpoint, output, values.video)
+
+
 _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "demo": _demo,
     "train": _train,
@@ -303,6 +313,7 @@ _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "infer": _infer,
     "preprocess": _preprocess,
     "synthesize": _synthesize,
+    "export": _export,
 }
 
 

@@ -30,6 +30,8 @@ _EXTRAS = {
     "array_record": "train",
     "tensorboardX": "train",
     "torch": "convert",
+    "onnx": "export",
+    "onnxruntime": "export",
 }
 
 

@@ -1,11 +1,12 @@
 """Which model is meant: the included one, a checkpoint directory, a .pth file, or the address of one."""
 
 import os
+from typing import Any
 
 import jax
 
 from mtd_jax import checkpoint
-from mtd_jax.box import box_name, load_box
+from mtd_jax.box import box_description, box_name, load_box
 from mtd_jax.download import download, is_url
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import SyncModel
@@ -28,6 +29,11 @@ def load_model(name: Name | None = None) -> SyncModel:
       UserError: there is no such model, it is damaged, or it does not fit; the message names the entries.
     """
     return load_box() if name is None else checkpoint.load_model(local(name))
+
+
+def describe(name: Name | None = None) -> dict[str, Any]:
+    """What is known of a model: source, licence, step, … . Raises `UserError` as `load_model`."""
+    return box_description() if name is None else checkpoint.load_description(local(name))
 
 
 def local(name: Name) -> Name:

@@ -9,7 +9,7 @@ LEVELS = [
     {"cli"},
     {"demo"},
     {"sync"},
-    {"evaluation", "preprocess", "guidance"},
+    {"evaluation", "export", "guidance", "preprocess"},
     {"scoring"},
     {"training"},
     {"faces"},

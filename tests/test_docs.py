@@ -16,6 +16,7 @@ from mtd_jax.checkpoint import save_model
 from mtd_jax.config import default_config
 from mtd_jax.data import tfds_builder
 from mtd_jax.errors import parse_flags
+from mtd_jax.export import export
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.synthetic.clips import portrait, record
 from mtd_jax.video.write import write_mp4
@@ -147,6 +148,7 @@ def place(tmp_path_factory):
         shutil.copytree(folder / "student", folder / copy)
     talk = record(0, 3, 0, 1.6)
     write_mp4(folder / "talk.mp4", portrait(talk)[0], talk.waveform)
+    export(None, folder / "exported")
     (folder / "FOLDER").mkdir()
     for copy in ("workdir/shifted.mp4", "FOLDER/talk.mp4"):
         shutil.copy(folder / "talk.mp4", folder / copy)

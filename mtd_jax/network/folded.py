@@ -151,8 +151,8 @@ def encode_video(
     """Tokens of every window of T consecutive frames; of two towers, its vector of length 1."""
     precision = precision_of(config.compute_dtype)
     x = scale_pixels(frames, config.pixels).astype(config.compute_dtype)
-    geometry, _ = _geometry(config)
-    for number, (conv, (stride, padding, residual)) in enumerate(zip(weights.video, geometry, strict=True)):
+    blocks, _ = geometry(config)
+    for number, (conv, (stride, padding, residual)) in enumerate(zip(weights.video, blocks, strict=True)):
         if number == 0:
             y = conv3d_windows(x, conv.taps, config.window_frames, stride, padding, precision)
         else:
@@ -167,8 +167,8 @@ def encode_audio(
 ) -> Shaped[Array, "windows steps width"]:
     """Tokens of every window of audio; of two towers, its vector of length 1 with T steps."""
     x = jnp.swapaxes(mel, 1, 2)[..., None].astype(config.compute_dtype)
-    _, geometry = _geometry(config)
-    for (kernel, bias), (stride, padding, residual) in zip(weights.audio, geometry, strict=True):
+    _, blocks = geometry(config)
+    for (kernel, bias), (stride, padding, residual) in zip(weights.audio, blocks, strict=True):
         y = lax.conv_general_dilated(
             x,
             jnp.asarray(kernel),
@@ -257,7 +257,7 @@ def _numbers(parameter: nnx.Variable) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _geometry(config: ModelConfig) -> tuple[list[_Block], list[_Block]]:
+def geometry(config: ModelConfig) -> tuple[list[_Block], list[_Block]]:
     """Stride, padding and residual of the blocks of the video and of the audio prenet."""
     model = abstract_model(config)
     video, audio = (

@@ -49,12 +49,16 @@ def log_mel_of_padded(padded: Shaped[Array | np.ndarray, "*batch padded"]) -> Fl
     steps = 1 + (padded.shape[-1] - N_FFT) // HOP
     hops = padded[..., : (steps + N_FFT // HOP - 1) * HOP].reshape(*padded.shape[:-1], -1, HOP)
     chunks = jnp.concatenate([hops[..., k : k + steps, :] for k in range(N_FFT // HOP)], axis=-1)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic Hann
-    window = np.expand_dims(window.astype(np.float32), tuple(range(chunks.ndim - 1)))
+    window = np.expand_dims(periodic_hann(), tuple(range(chunks.ndim - 1)))
     magnitude = jnp.abs(jnp.fft.rfft(chunks * window))
     mel = jnp.dot(magnitude, mel_filterbank().T, precision="highest")
     decibel = 20 * jnp.log10(jnp.maximum(mel, 1e-5)) - 20
     return jnp.clip(8 * (decibel + 100) / 100 - 4, -4, 4)
+
+
+def periodic_hann() -> Float[np.ndarray, "800"]:
+    """The window of the Fourier transform, float32."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
 
 
 @functools.cache

@@ -47,10 +47,21 @@ class TwoTowers(nnx.Module):
         self, video_tokens: Shaped[Array, "batch T width"], audio_tokens: Shaped[Array, "batch S width"]
     ) -> tuple[Float[Array, " batch"], Float[Array, "batch T width"], Float[Array, "batch T width"]]:
         """Logits, and the vectors of both windows, of length 1 in all."""
-        video = unit(self.video_head(video_tokens))
-        audio = unit(per_frame(self.audio_head(audio_tokens), video.shape[1]))
-        cosine = jnp.sum(video * audio, axis=(1, 2))
-        return self.scale[...] * cosine + self.bias[...], video, audio
+        video = self.video_vectors(video_tokens)
+        audio = self.audio_vectors(audio_tokens, video.shape[1])
+        return self.compare(video, audio), video, audio
+
+    def video_vectors(self, tokens: Shaped[Array, "batch T width"]) -> Float[Array, "batch T width"]:
+        return unit(self.video_head(tokens))
+
+    def audio_vectors(self, tokens: Shaped[Array, "batch S width"], time: int) -> Float[Array, "batch T width"]:
+        return unit(per_frame(self.audio_head(tokens), time))
+
+    def compare(
+        self, video: Float[Array, "batch T width"], audio: Float[Array, "batch T width"]
+    ) -> Float[Array, " batch"]:
+        """Logits of pairs of vectors."""
+        return self.scale[...] * jnp.sum(video * audio, axis=(1, 2)) + self.bias[...]
 
 
 def with_neighbours(x: Shaped[Array, "batch time width"]) -> Shaped[Array, "batch time 3*width"]:
@@ -61,10 +72,14 @@ def with_neighbours(x: Shaped[Array, "batch time width"]) -> Shaped[Array, "batc
 
 def per_frame(audio_tokens: Shaped[Array, "*batch S width"], time: int) -> Shaped[Array, "*batch T width"]:
     """Audio tokens averaged over the mel columns of each of T frames."""
-    steps = audio_tokens.shape[-2]
-    frame_of_step = np.arange(steps) * time // steps == np.arange(time)[:, None]  # (T, S)
-    average = (frame_of_step / frame_of_step.sum(axis=1, keepdims=True)).astype(np.float32)
+    average = frame_averages(audio_tokens.shape[-2], time)
     return jnp.einsum("ts,...sd->...td", average.astype(audio_tokens.dtype), audio_tokens, precision="highest")
+
+
+def frame_averages(steps: int, time: int) -> Float[np.ndarray, "T S"]:
+    """What averages S columns over the frames that they belong to."""
+    frame_of_step = np.arange(steps) * time // steps == np.arange(time)[:, None]
+    return (frame_of_step / frame_of_step.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def unit(x: Shaped[Array, "batch time width"]) -> Float[Array, "batch time width"]:
