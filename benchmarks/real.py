@@ -7,8 +7,8 @@ or beside the face. With --checkpoint left out the included model is measured.
     python -m benchmarks.real --videos=GRID_OTHERS
     python -m benchmarks.real --videos=GRID/s1 --last=60 --kinds=shift --json=s1.json
 
-"keeps its answer" compares a changed film with the same film as it was: the offset moves with the audio, within a
-frame.
+"keep their answer" compares sure changed films with the same films as they were: the offset moves with the audio,
+within a frame. Logit, distance and contrast are those of --mode=score; --thorough scores as it does.
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ from mtd_jax.scoring import Scorer
 from mtd_jax.storage import check_writable, write_text
 from mtd_jax.sync.detect import FIND, detect_offset
 from mtd_jax.sync.evidence import TOLERANCE
+from mtd_jax.sync.score import clip_score
 from mtd_jax.synthetic.clips import shift_audio
 from mtd_jax.video.decode import read
 
@@ -212,17 +213,24 @@ def measured(scorer: Scorer, film: Film, folder: Path) -> dict:
         found = detect_offset(scorer, film.path, audio=sound, **how)
     except UserError as error:
         return {"verdict": "failed", "offset": None, "confidence": 0.0, "why": str(error)}
+    score = clip_score(found)
     return {
         "verdict": found.verdict,
         "offset": found.offset_frames,
         "offset_seconds": round(found.offset_seconds, 4),
         "confidence": round(found.confidence, 3),
+        "logit": round(score.logit, 3),
+        "within_1": round(score.within_1, 3),
+        "distance": round(score.distance, 3),
+        "contrast": round(score.contrast, 3),
     }
 
 
 def print_table(rows: list[dict]):
     """How many are right, sure, and both, by change."""
-    table = Table("", "films", "right ± 1", "sure", "sure and right", "sure and keep their answer", "confidence")
+    table = Table(
+        "", "films", "right ± 1", "sure", "sure and right", "keep their answer", "confidence", "contrast"
+    )
     for name in [*dict.fromkeys(row["change"] for row in rows), "all"]:
         chosen = [row for row in rows if name in (row["change"], "all")]
         right = [row["right"] for row in chosen]
@@ -235,6 +243,7 @@ def print_table(rows: list[dict]):
             str(sum(s and r for s, r in zip(sure, right, strict=True))),
             str(sum(s and row["keeps"] for s, row in zip(sure, chosen, strict=True))),
             f"{np.mean([row['confidence'] for row in chosen]):.2f}",
+            f"{np.mean([row['contrast'] for row in chosen if 'contrast' in row]):.2f}",
         )
     Console(width=130).print(table)
 

@@ -25,6 +25,7 @@ MODES = {
     "infer": "measure the audio-video offset of a video: --video",
     "preprocess": "find faces in videos and write training clips: --videos, --output",
     "synthesize": "write synthetic talking faces: --output",
+    "score": "a sync score of generated videos, with intervals: --videos",
     "export": "write a model as ONNX and StableHLO: --output",
 }
 
@@ -43,7 +44,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         _STRING,
         "checkpoint",
         None,
-        "evaluate infer export",
+        "evaluate infer score export",
         "checkpoint directory, --workdir of a training, .pth file or its address. [the included model]",
     ),
     (
@@ -64,11 +65,18 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_INTEGER, "num_processes", None, "train evaluate", "how many processes there are."),
     (_INTEGER, "process_id", None, "train evaluate", "which of them this one is, counted from 0."),
     (_STRING, "video", None, "infer export", "a video file, infer: or a folder; export: to compare results on."),
-    (_STRING, "faces", "mtcnn", "infer preprocess", "mtcnn, or whole: each frame is cropped to the face already."),
+    (
+        _STRING,
+        "faces",
+        "mtcnn",
+        "infer preprocess score",
+        "mtcnn, or whole: each frame is cropped to the face already.",
+    ),
     (_STRING, "boxes", None, "infer", "JSON file of your own face boxes, instead of --faces."),
     (_INTEGER, "max_shift", 15, "infer", "the largest offset to look for, in frames of 40 ms, 2 to 125."),
-    (_BOOLEAN, "json", False, "infer", "print a JSON object per video."),
-    (_STRING, "report", None, "infer", "HTML page to write."),
+    (_BOOLEAN, "json", False, "infer score", "print JSON, of infer an object per video."),
+    (_STRING, "report", None, "infer score", "HTML page to write."),
+    (_STRING, "references", None, "score", "folder of real videos of the same names, to compare with."),
     (_STRING, "fix", None, "infer", "copy to write, with the audio in sync; of a folder, a folder for copies."),
     (_STRING, "fix_tracks", "all", "infer", "audio streams that --fix moves: all, or only the measured one."),
     (_BOOLEAN, "force", False, "infer", "write --fix even if the offset is a guess."),
@@ -84,7 +92,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         "infer",
         "print only videos whose offset is sure and at most this.",
     ),
-    (_STRING, "videos", None, "preprocess", "folder of videos, or a text file that lists them."),
+    (_STRING, "videos", None, "preprocess score", "folder of videos, or a text file that lists them."),
     (_STRING, "list_name", "train", "preprocess", "list to add the clips to: train, val, test, pretrain."),
     (_BOOLEAN, "all_faces", False, "preprocess", "also keep faces smaller than another one: mostly listeners."),
     (_INTEGER, "workers", None, "preprocess", "videos at a time. [one per CPU core]"),
@@ -296,6 +304,22 @@ def _synthesize(values: CommandLine):
     )
 
 
+def _score(values: CommandLine) -> int:
+    videos = values.needed("videos")
+    from mtd_jax import compilation
+    from mtd_jax.sync.score_command import score
+
+    compilation.prepare()
+    return score(
+        values.checkpoint,
+        videos,
+        values.references,
+        faces=values.faces,
+        as_json=values.json,
+        report=values.report,
+    )
+
+
 def _export(values: CommandLine):
     output = values.needed("output")
     from mtd_jax import compilation
@@ -313,6 +337,7 @@ _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "infer": _infer,
     "preprocess": _preprocess,
     "synthesize": _synthesize,
+    "score": _score,
     "export": _export,
 }
 

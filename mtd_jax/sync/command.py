@@ -118,7 +118,7 @@ def measure(
     if video.is_dir():
         fixed = None if fix is None else functools.partial(_fix_in, video, Path(fix), find, force, fix_tracks)
         return _folder(video, paths, find, as_json, filter_max_offset, standard, fixed)
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         result = find(video, progress=bar)
     _print(result, as_json, filter_max_offset, standard)
     if report:
@@ -179,7 +179,7 @@ def _folder(
     if fix:
         table.add_column("copy", ratio=3)
     failed = unfixed = 0
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         for number, path in enumerate(paths):
             shown, copied = str(path.relative_to(folder)), ""
             bar.stage(path.name, len(paths), number)
@@ -291,7 +291,7 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Iterator[_Bar]:
+def progress_bar() -> Iterator[_Bar]:
     """A progress bar on stderr, hidden if that is not a terminal."""
     console = rich.console.Console(stderr=True)
     columns = (

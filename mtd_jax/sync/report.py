@@ -17,7 +17,7 @@ from mtd_jax.storage import write_text
 from mtd_jax.sync.evidence import TOLERANCE, Scores, pool
 from mtd_jax.sync.verdict import CONFIDENT, Result, Track
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2.5rem }
 .verdict { font-size: 1.5rem; padding: .8rem 1.2rem; border-left: .5rem solid; background: #f5f5f5 }
@@ -42,7 +42,7 @@ def page(result: Result) -> str:
     warnings = "".join(f"<li>{html.escape(line)}</li>" for line in result.warnings)
     tracks = "".join(_track(number, track, number == result.speaker) for number, track in enumerate(result.tracks))
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{_STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{STYLE}</style></head><body>
 <h1>{name}</h1>
 {_headline(result)}
 <div class="drawings">
@@ -159,7 +159,7 @@ def _score_map(result: Result) -> str:
     image = draw_score_map(axes, pool([track.scores for track in result.tracks]))
     axes.set_ylabel("seconds")
     figure.colorbar(image, ax=axes, label="logit: in sync?")
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def _offset_over_time(result: Result) -> str:
@@ -179,10 +179,10 @@ def _offset_over_time(result: Result) -> str:
     axes.set(xlabel="seconds", ylabel="offset in frames (positive: the audio is early)", ylim=(-limit, limit))
     axes.grid(alpha=0.3)
     figure.legend(fontsize=9, loc="outside upper center", ncols=4)
-    return _drawn(figure)
+    return drawn(figure)
 
 
-def _drawn(figure: Figure) -> str:
+def drawn(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     return _data_uri(buffer.getvalue())

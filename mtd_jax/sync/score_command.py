@@ -1,0 +1,167 @@
+"""`--mode=score`: scores a folder of generated videos, as a table, as JSON, and as a page with histograms."""
+
+import dataclasses
+import html
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.table
+from matplotlib.figure import Figure
+from rich.markup import escape
+
+from mtd_jax.errors import UserError, one_line
+from mtd_jax.faces.search import face_source
+from mtd_jax.models import load_model, shown
+from mtd_jax.preprocess.videos import videos_in
+from mtd_jax.scoring import MAX_SHIFT, Scorer
+from mtd_jax.storage import check_writable, write_text
+from mtd_jax.sync.command import progress_bar
+from mtd_jax.sync.detect import detect_offset
+from mtd_jax.sync.report import STYLE, drawn
+from mtd_jax.sync.score import MEASURES, VERSION, ClipScore, clip_score, compared, set_score
+
+_LISTED = 40  # clips, in the table on the terminal
+
+
+def score(
+    checkpoint,
+    videos,
+    references=None,
+    *,
+    faces: str = "mtcnn",
+    as_json: bool = False,
+    report: str | None = None,
+) -> int:
+    """Runs the command; stdout gets results only, progress and what failed go to stderr.
+
+    Args:
+      checkpoint: see `load_model`; None: the included model.
+      videos: a folder, searched for videos in all its folders.
+      references: a folder with real videos of the same names (any suffix), which the others are compared with.
+      faces: see `detect_offset`.
+      as_json: a JSON object instead of tables.
+      report: HTML page to write.
+
+    Returns:
+      The exit code: 1 if any file failed.
+
+    Raises:
+      UserError: no usable video at all, or the arguments don't fit.
+    """
+    for folder in filter(None, (videos, references)):
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: expected a folder of videos")
+    if report:
+        check_writable(report)
+    scorer, source = Scorer(load_model(checkpoint)), face_source(faces)
+
+    def measure(path: Path) -> ClipScore:
+        return clip_score(detect_offset(scorer, path, faces=source, thorough=True, max_shift=MAX_SHIFT))
+
+    clips, failed = _each(Path(videos), measure)
+    result: dict[str, Any] = {
+        "score": f"MTD-JAX score, version {VERSION}",
+        "model": shown(checkpoint),
+        "videos": str(videos),
+        "set": set_score(clips),
+    }
+    if references:
+        real, lost = _each(Path(references), measure)
+        failed |= lost
+        if not clips.keys() & real.keys():
+            raise UserError(f"{references}: no video has the name of one in {videos}, such as {next(iter(clips))}")
+        result |= {"references": set_score(real), "compared": compared(clips, real)}
+    result |= {"clips": {name: dataclasses.asdict(clip) for name, clip in clips.items()}, "failed": failed}
+    if report:
+        write_text(report, _page(result))
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print(result)
+    return 1 if failed else 0
+
+
+def _each(folder: Path, measure: Callable[[Path], ClipScore]) -> tuple[dict[str, ClipScore], dict[str, str]]:
+    """Scores by name, and what failed. Raises `UserError` if all did."""
+    scores: dict[str, ClipScore] = {}
+    failed: dict[str, str] = {}
+    paths = videos_in(folder)
+    with progress_bar() as bar:
+        for number, path in enumerate(paths):
+            bar.stage(path.name, len(paths), number)
+            name = str(path.relative_to(folder).with_suffix(""))
+            if name in scores:
+                raise UserError(f"{path}: another video there is called {name}, too; names tell the clips apart")
+            try:
+                scores[name] = measure(path)
+            except (UserError, OSError) as error:
+                failed[str(path)] = one_line(error).removeprefix(f"{path}: ")
+                print(f"{path}: failed: {failed[str(path)]}", file=sys.stderr)
+    if not scores:
+        raise UserError(f"{folder}: none of its {len(paths)} videos could be scored; see above")
+    return scores, failed
+
+
+def _print(result: dict[str, Any]) -> None:
+    console = rich.console.Console()
+    clips = result["clips"]
+    if len(clips) <= _LISTED:
+        table = rich.table.Table("clip", "logit at 0", "within ±1", "offset", "sure", "distance", "contrast")
+        for name, clip in clips.items():
+            numbers = clip["logit"], clip["within_1"], clip["confidence"], clip["distance"], clip["contrast"]
+            logit, within, sure, distance, contrast = (f"{number:.2f}" for number in numbers)
+            row = (escape(name), logit, within, f"{clip['offset_frames']:+d}", sure, distance, contrast)
+            table.add_row(*row)
+        console.print(table)
+    table = rich.table.Table("", *MEASURES.values())
+    for what, name in (("these videos", "set"), ("references", "references"), ("difference", "compared")):
+        if name in result:
+            table.add_row(what, *(_with_interval(result[name][measure]) for measure in MEASURES))
+    console.print(table)
+    offsets = ", ".join(f"{int(offset):+d}: {count}" for offset, count in result["set"]["offsets"].items())
+    console.print(f"offsets in frames: {offsets}", highlight=False)
+    count = f"{result['set']['clips']} clips, {len(result['failed'])} failed"
+    named = f"{result['score']}, by {result['model']}; {count}; means with 95 % bootstrap intervals"
+    console.print(named, highlight=False)
+
+
+def _with_interval(value: dict[str, Any]) -> str:
+    low, high = value["interval"]
+    return f"{value['mean']:.2f} ({low:.2f} … {high:.2f})"
+
+
+def _page(result: dict[str, Any]) -> str:
+    rows = [("these videos", "set"), ("references", "references"), ("difference", "compared")]
+    head = "".join(f"<th>{title}</th>" for title in ("", *MEASURES.values()))
+    body = "".join(
+        f"<tr><th>{what}</th>{''.join(f'<td>{_with_interval(result[name][m])}</td>' for m in MEASURES)}</tr>"
+        for what, name in rows
+        if name in result
+    )
+    named = f"{result['score']}, by {result['model']}, {result['set']['clips']} clips"
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Sync score</title><style>{STYLE}</style></head><body>
+<h1>Sync score of {html.escape(result["videos"])}</h1><p class="note">{html.escape(named)}</p>
+<table><tr>{head}</tr>{body}</table>
+<div class="drawings"><figure><img alt="histograms of offsets, logits and contrast" src="{_histograms(result)}">
+<figcaption>Of all clips. Offsets are in frames of 40 ms, positive = the audio is early.</figcaption></figure>
+</div>
+<p class="note">Means over clips, with 95 % bootstrap intervals. Numbers of other models or versions are not
+comparable, nor are LSE-D and LSE-C of SyncNet.</p></body></html>
+"""
+
+
+def _histograms(result: dict[str, Any]) -> str:
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    clips = list(result["clips"].values())
+    for axes, name in zip(figure.subplots(1, 3), ("offset_frames", "logit", "contrast"), strict=True):
+        values = [clip[name] for clip in clips]
+        bins = [k - 0.5 for k in range(-MAX_SHIFT, MAX_SHIFT + 2)] if name == "offset_frames" else 20
+        axes.hist(values, bins=bins, color="tab:blue")
+        axes.set(xlabel=MEASURES.get(name, "offset in frames"), ylabel="clips")
+        axes.grid(alpha=0.3)
+    return drawn(figure)
