@@ -64,7 +64,14 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     ),
     (_INTEGER, "num_processes", None, "train evaluate", "how many processes there are."),
     (_INTEGER, "process_id", None, "train evaluate", "which of them this one is, counted from 0."),
-    (_STRING, "video", None, "infer export", "a video file, infer: or a folder; export: to compare results on."),
+    (
+        _STRING,
+        "video",
+        None,
+        "infer export",
+        "a video file; infer: or a folder; with --live an address, a pipe, or - for the standard input; export: "
+        "to compare results on.",
+    ),
     (
         _STRING,
         "faces",
@@ -84,6 +91,8 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_INTEGER, "max_faces", 6, "infer", "of faces seen at the same time, score the so many largest."),
     (_STRING, "audio_track", None, "infer", "number, from 1, or language of the audio stream to measure."),
     (_STRING, "audio", None, "infer", "another file whose audio to measure, taken to start with the video."),
+    (_BOOLEAN, "live", False, "infer", "of a stream: a JSON line per second about its last seconds."),
+    (_FLOAT, "live_seconds", 10.0, "infer", "how many seconds each of these lines is about, 2 to 60."),
     (_STRING, "standard", None, "infer", "judge by published tolerances: atsc, ebu or itu."),
     (
         _INTEGER,
@@ -249,9 +258,12 @@ def _infer(values: CommandLine) -> int:
     if values.boxes and values["faces"].present:
         raise UserError("--boxes and --faces exclude each other: boxes of your own need no detector")
     from mtd_jax import compilation
-    from mtd_jax.sync.command import measure
 
     compilation.prepare()
+    if values.live:
+        return _infer_live(values)
+    from mtd_jax.sync.command import measure
+
     return measure(
         values.checkpoint,
         video,
@@ -268,6 +280,35 @@ def _infer(values: CommandLine) -> int:
         fix=values.fix,
         fix_tracks=values.fix_tracks,
         filter_max_offset=values.filter_max_offset,
+    )
+
+
+def _infer_live(values: CommandLine) -> int:
+    from mtd_jax.sync.live import live
+
+    of_files = (
+        "json",
+        "report",
+        "fix",
+        "fix_tracks",
+        "force",
+        "thorough",
+        "audio",
+        "standard",
+        "filter_max_offset",
+    )
+    for name in of_files:
+        if values[name].present:
+            raise UserError(f"--{name} does not go with --live, which prints a JSON line per second")
+    return live(
+        values.checkpoint,
+        values.video,
+        seconds=values.live_seconds,
+        faces=values.boxes or values.faces,
+        max_shift=values.max_shift,
+        max_faces=values.max_faces,
+        audio_track=values.audio_track,
+        report=functools.partial(print, flush=True),
     )
 
 

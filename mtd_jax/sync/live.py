@@ -1,0 +1,75 @@
+"""`--mode=infer --live`: a running verdict over the last seconds of a stream, a JSON line per second."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mtd_jax.errors import UserError
+from mtd_jax.faces.search import face_source
+from mtd_jax.models import load_model, shown
+from mtd_jax.scoring import MAX_SHIFT, Scorer
+from mtd_jax.sync.detect import MAX_FACES, check_max_shift, detect_offset
+from mtd_jax.video.stream import RecentStream
+
+_EVERY = 1.0  # seconds from one line to the next
+
+
+def live(
+    checkpoint,
+    source: str,
+    *,
+    seconds: float = 10.0,
+    faces: str = "mtcnn",
+    max_shift: int = MAX_SHIFT,
+    max_faces: int = MAX_FACES,
+    audio_track: str | None = None,
+    report: Callable[[str], None] = print,
+) -> int:
+    """Runs the command until the stream ends. Where measuring takes longer than a second, lines come less often.
+
+    Args:
+      checkpoint: see `load_model`; None: the included model.
+      source, audio_track: see `RecentStream`.
+      seconds: that each verdict is about, or a little more, back to a key frame.
+      faces, max_shift, max_faces: see `detect_offset`.
+      report: receives the lines.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      UserError: the stream cannot be opened, or ends without any verdict.
+    """
+    if not 2 <= seconds <= 60:
+        raise UserError(f"--live_seconds: expected 2 to 60, got {seconds:g}")
+    check_max_shift(max_shift)
+    scorer, detector = Scorer(load_model(checkpoint)), face_source(faces)
+    lines, due = 0, -math.inf
+    with RecentStream(source, seconds, audio_track) as stream, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recent.mkv"
+        while (now := stream.wait(due)) is not None:
+            due, began = now + _EVERY, time.monotonic()
+            if not stream.write(path):
+                continue
+            line: dict[str, object] = {"time": round(now, 2), "model": shown(checkpoint)}
+            try:
+                found = detect_offset(scorer, path, faces=detector, max_shift=max_shift, max_faces=max_faces)
+            except UserError as error:
+                why = str(error).removeprefix(f"{path}: ")
+                line |= {"verdict": "unknown", "offset_seconds": None, "confidence": 0.0, "warnings": [why]}
+            else:
+                line |= {
+                    "verdict": found.verdict,
+                    "offset_seconds": round(found.offset_seconds, 4),
+                    "confidence": round(found.confidence, 4),
+                    "warnings": found.warnings,
+                }
+            line["delay_seconds"] = round(time.monotonic() - began, 2)
+            report(json.dumps(line, ensure_ascii=False))
+            lines += 1
+    if not lines:
+        raise UserError(f"{source}: {stream.ended}, before there was anything to measure")
+    return 0
