@@ -159,7 +159,7 @@ def test_commands_for_videos_and_back_to_pytorch_run(place, monkeypatch, capsys)
     monkeypatch.chdir(place)
     ran = 0
     for program, arguments in (command for path in DOCUMENTS for command in all_commands(path)):
-        if "--mode=infer" in arguments:
+        if "--mode=infer" in arguments and "--live" not in arguments:
             forced = (
                 ["--force"] if any(word.startswith("--fix=") for word in arguments) else []
             )  # it knows nothing

@@ -5,5 +5,6 @@ HTML page, and a copy of the video with its audio moved.
 
 Read `detect.py` first (file → `Result`), then `verdict.py` (scores → offset and confidence). `report.py` draws the
 page; `fix.py` moves the audio with one FFmpeg command (`ffmpeg.py` runs it, `compare.py` checks the copy);
-`command.py` is `--mode=infer`.
+`command.py` is `--mode=infer`, `live.py` the same for streams; `score.py` and `score_command.py` are
+`--mode=score`.
 """

@@ -5,5 +5,5 @@ Out: frames at 25 fps and mono audio at 16 kHz on one clock, the container's tim
 aligned to the sample.
 
 Start with `decode.py` (frames), then `audio.py`. `container.py` opens files and turns FFmpeg's errors into one
-clear line; `write.py` writes .mp4.
+clear line; `write.py` writes .mp4; `stream.py` keeps the last seconds of what does not end.
 """

@@ -65,7 +65,9 @@ def read_head(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
             url = re.sub(r":/+", "://", str(path), count=1)  # a Path has one slash of two
-            raise UserError(f"{url}: is a URL; download the video and pass the file instead") from error
+            raise UserError(
+                f"{url}: is a URL; download the video and pass the file, or use --live for a stream"
+            ) from error
         if path.is_symlink():
             raise UserError(f"{path}: is a link to {os.readlink(path)}, which does not exist") from error
         raise UserError(f"{path}: no such file") from error
