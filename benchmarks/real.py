@@ -211,9 +211,9 @@ def measured(scorer: Scorer, film: Film, folder: Path) -> dict:
     how = {"faces": film.detector, "find": film.find, "thorough": THOROUGH.value}
     try:
         found = detect_offset(scorer, film.path, audio=sound, **how)
+        score = clip_score(found)
     except UserError as error:
         return {"verdict": "failed", "offset": None, "confidence": 0.0, "why": str(error)}
-    score = clip_score(found)
     return {
         "verdict": found.verdict,
         "offset": found.offset_frames,

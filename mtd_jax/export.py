@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Float, UInt8
 
 import mtd_jax
 from mtd_jax.data.clip import FPS, SAMPLES_PER_FRAME, Clip
 from mtd_jax.errors import UserError
 from mtd_jax.faces.clips import face_clips
 from mtd_jax.faces.detect import load_detector
-from mtd_jax.models import describe, load_model
+from mtd_jax.models import describe, load_model, local
 from mtd_jax.network.folded import fold
 from mtd_jax.network.mel import HOP, MEL_SETTINGS, N_FFT, log_mel_of_padded
 from mtd_jax.network.model import SyncModel
@@ -75,6 +75,7 @@ def export(
     """
     if Path(output).exists():
         raise UserError(f"{output} exists already; name a new folder")
+    checkpoint = None if checkpoint is None else local(checkpoint)  # once, as it may have to be converted
     model = computing_in("float32", load_model(checkpoint))
     windows = windows_of(model.config.window_frames, video)
     with atomic(output) as scratch:
@@ -106,18 +107,19 @@ def export(
 
 def windows_of(time: int, video: str | os.PathLike | None = None) -> Windows:
     """Windows of T frames of a video, or of a synthetic one. Raises `UserError` if its faces are too short."""
-    clip, source = synthetic_clip(seed=0, speaker=1, index=0), "a synthetic face"
-    if video is not None:
+    if video is None:
+        clip, source = synthetic_clip(seed=0, speaker=1, index=0), "a synthetic face"
+    else:
         clip, source = _longest_face(video), str(video)
-    frames, sound = clip.frames[: clip.num_frames], clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME]
+    sound = clip.waveform[: clip.num_frames * SAMPLES_PER_FRAME].astype(np.float32) / 32768
     last = clip.num_frames - time - 1  # whose audio is there up to 200 samples beyond it
     starts = np.arange(1, last, max(min(_APART, (last - 1) // _WINDOWS), 1))[:_WINDOWS]
     if len(starts) <= _OFFSET:
         raise UserError(f"{source}: its longest face has {clip.num_frames / FPS:.1f} s; expected at least 1 s")
     count = (mel_steps(time) - 1) * HOP + N_FFT
     return Windows(
-        np.stack([frames[start : start + time] for start in starts]),
-        np.stack([_sound(sound, start * SAMPLES_PER_FRAME - N_FFT // 2, count) for start in starts]),
+        np.stack([clip.frames[start : start + time] for start in starts]),
+        np.stack([sound[start:][:count] for start in starts * SAMPLES_PER_FRAME - N_FFT // 2]),
         source,
     )
 
@@ -153,10 +155,6 @@ def _longest_face(video: str | os.PathLike) -> Clip:
     if not clips:
         raise UserError(f"{video}: no face was found")
     return max((found.clip for found in clips), key=lambda clip: clip.num_frames)
-
-
-def _sound(sound: Int16[np.ndarray, " samples"], start: int, count: int) -> Float[np.ndarray, " count"]:
-    return sound[start : start + count].astype(np.float32) / 32768
 
 
 def _description(checkpoint: dict[str, Any], model: SyncModel) -> dict[str, Any]:

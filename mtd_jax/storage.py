@@ -10,13 +10,12 @@ from etils import epath
 
 from mtd_jax.errors import UserError, one_line
 
+_OBJECT_STORES = ("gs", "s3", "az")  # those that the path library knows
+
 
 def cache_folder() -> Path:
     """The user's cache folder for this program; it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtd_jax"
-
-
-_OBJECT_STORES = ("gs", "s3", "az")
 
 
 def path_of(path: str | os.PathLike) -> epath.Path:

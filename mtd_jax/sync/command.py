@@ -186,8 +186,7 @@ def _folder(
             try:
                 result = find(path)
             except Exception as error:  # one odd file of thousands doesn't end the run
-                known = isinstance(error, UserError)
-                why = " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())
+                why = why_failed(error)
                 failed += 1
                 if as_json:
                     print(one_line_json({"video": str(path), "error": why}), flush=True)
@@ -209,6 +208,12 @@ def _folder(
     copies = f"; copies that failed: {unfixed}" if unfixed else ""
     console.print(f"measured {len(paths) - failed} of {len(paths)}, {failed} failed{copies}")
     return 1 if failed or unfixed else 0
+
+
+def why_failed(error: Exception) -> str:
+    """On one line, why one file of several could not be measured."""
+    known = isinstance(error, UserError)
+    return " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())
 
 
 def _print(
@@ -237,12 +242,11 @@ def _fix(result: Result, output: Path, find: Callable[..., Result], force: bool,
         )
     if result.course.is_constant:
         only = result.audio_track if fix_tracks == "measured" else None
-        notes = [f"audio moved by {1000 * result.offset_seconds:+.0f} ms"]
-        if result.verdict == "in_sync" and abs(result.offset_seconds) <= (result.offset_error_seconds or 0):
-            result = dataclasses.replace(result, offset_seconds=0.0)
-            notes = ["audio left where it is: the offset is within the error of the measurement"]
-        copied, moved = move_audio(result.video, output, result.offset_seconds, result.audio_track, only)
-        notes += copied
+        delay, note = result.offset_seconds, f"audio moved by {1000 * result.offset_seconds:+.0f} ms"
+        if result.verdict == "in_sync" and abs(delay) <= (result.offset_error_seconds or 0):
+            delay, note = 0.0, "audio left where it is: the offset is within the error of the measurement"
+        copied, moved = move_audio(result.video, output, delay, result.audio_track, only)
+        notes = [note, *copied]
         if result.is_cut_short:
             notes.append("what follows the jump of the clock was moved by as much, unmeasured")
         after = find(output, track=str(moved))

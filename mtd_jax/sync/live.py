@@ -1,6 +1,5 @@
 """`--mode=infer --live`: a running verdict over the last seconds of a stream, a JSON line per second."""
 
-import json
 import math
 import tempfile
 import time
@@ -12,6 +11,7 @@ from mtd_jax.faces.search import face_source
 from mtd_jax.models import load_model, shown
 from mtd_jax.scoring import MAX_SHIFT, Scorer
 from mtd_jax.sync.detect import MAX_FACES, check_max_shift, detect_offset
+from mtd_jax.sync.verdict import one_line_json
 from mtd_jax.video.stream import RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
@@ -68,7 +68,7 @@ def live(
                     "warnings": found.warnings,
                 }
             line["delay_seconds"] = round(time.monotonic() - began, 2)
-            report(json.dumps(line, ensure_ascii=False))
+            report(one_line_json(line))
             lines += 1
     if not lines:
         raise UserError(f"{source}: {stream.ended}, before there was anything to measure")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,17 @@ import rich.table
 from matplotlib.figure import Figure
 from rich.markup import escape
 
-from mtd_jax.errors import UserError, one_line
+from mtd_jax.errors import UserError
 from mtd_jax.faces.search import face_source
 from mtd_jax.models import load_model, shown
 from mtd_jax.preprocess.videos import videos_in
 from mtd_jax.scoring import MAX_SHIFT, Scorer
 from mtd_jax.storage import check_writable, write_text
-from mtd_jax.sync.command import progress_bar
+from mtd_jax.sync.command import progress_bar, why_failed
 from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.report import STYLE, drawn
 from mtd_jax.sync.score import MEASURES, VERSION, ClipScore, clip_score, compared, set_score
+from mtd_jax.sync.verdict import one_line_json
 
 _LISTED = 40  # clips, in the table on the terminal
 
@@ -52,9 +52,10 @@ def score(
     Raises:
       UserError: no usable video at all, or the arguments don't fit.
     """
-    for folder in filter(None, (videos, references)):
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: expected a folder of videos")
+    generated = _named(videos)
+    real = _named(references) if references else {}
+    if references and not generated.keys() & real.keys():
+        raise UserError(f"{references}: no video has the name of one in {videos}, such as {next(iter(generated))}")
     if report:
         check_writable(report)
     scorer, source = Scorer(load_model(checkpoint)), face_source(faces)
@@ -62,7 +63,7 @@ def score(
     def measure(path: Path) -> ClipScore:
         return clip_score(detect_offset(scorer, path, faces=source, thorough=True, max_shift=MAX_SHIFT))
 
-    clips, failed = _each(Path(videos), measure)
+    clips, failed = _each(generated, measure)
     result: dict[str, Any] = {
         "score": f"MTD-JAX score, version {VERSION}",
         "model": shown(checkpoint),
@@ -70,39 +71,49 @@ def score(
         "set": set_score(clips),
     }
     if references:
-        real, lost = _each(Path(references), measure)
+        scored, lost = _each(real, measure)
         failed |= lost
-        if not clips.keys() & real.keys():
-            raise UserError(f"{references}: no video has the name of one in {videos}, such as {next(iter(clips))}")
-        result |= {"references": set_score(real), "compared": compared(clips, real)}
+        if not clips.keys() & scored.keys():
+            raise UserError(f"{references}: of no pair with {videos} both videos could be scored; see above")
+        result |= {"references": set_score(scored), "compared": compared(clips, scored)}
     result |= {"clips": {name: dataclasses.asdict(clip) for name, clip in clips.items()}, "failed": failed}
     if report:
         write_text(report, _page(result))
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(one_line_json(result))
     else:
         _print(result)
     return 1 if failed else 0
 
 
-def _each(folder: Path, measure: Callable[[Path], ClipScore]) -> tuple[dict[str, ClipScore], dict[str, str]]:
+def _named(folder) -> dict[str, Path]:
+    """The videos of a folder by their paths in it, without suffix. Raises `UserError` if two have one name."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: expected a folder of videos")
+    named: dict[str, Path] = {}
+    for path in videos_in(folder):
+        name = str(path.relative_to(folder).with_suffix(""))
+        if named.setdefault(name, path) != path:
+            raise UserError(f"{path}: another video there is called {name}, too; names tell the clips apart")
+    return named
+
+
+def _each(
+    videos: dict[str, Path], measure: Callable[[Path], ClipScore]
+) -> tuple[dict[str, ClipScore], dict[str, str]]:
     """Scores by name, and what failed. Raises `UserError` if all did."""
     scores: dict[str, ClipScore] = {}
     failed: dict[str, str] = {}
-    paths = videos_in(folder)
     with progress_bar() as bar:
-        for number, path in enumerate(paths):
-            bar.stage(path.name, len(paths), number)
-            name = str(path.relative_to(folder).with_suffix(""))
-            if name in scores:
-                raise UserError(f"{path}: another video there is called {name}, too; names tell the clips apart")
+        for number, (name, path) in enumerate(videos.items()):
+            bar.stage(path.name, len(videos), number)
             try:
                 scores[name] = measure(path)
-            except (UserError, OSError) as error:
-                failed[str(path)] = one_line(error).removeprefix(f"{path}: ")
+            except Exception as error:  # one odd file doesn't end the run
+                failed[str(path)] = why_failed(error).removeprefix(f"{path}: ")
                 print(f"{path}: failed: {failed[str(path)]}", file=sys.stderr)
     if not scores:
-        raise UserError(f"{folder}: none of its {len(paths)} videos could be scored; see above")
+        raise UserError(f"none of the {len(videos)} videos could be scored; see above")
     return scores, failed
 
 

@@ -6,6 +6,7 @@ become a file, which the rest of the project reads like any other.
 
 import collections
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ from mtd_jax.errors import UserError, one_line
 from mtd_jax.video.container import audio_stream, seconds, video_stream
 
 _OPENING, _SILENCE = 30.0, 20.0  # seconds without a byte
+_BACK = 1.0  # seconds; a clock that goes back further begins another stream
 _MOST_BYTES = 500_000_000  # of packets; a stream without key frames would fill the memory
 _RTSP = {"rtsp_transport": "tcp"}  # over UDP a lost packet damages everything to the next key frame
 
@@ -91,10 +93,13 @@ class RecentStream:
             return self._newest if self._newest > after else None
 
     def write(self, path: str | os.PathLike) -> bool:
-        """Writes what is kept as a Matroska file that begins at 0 s. Returns False while there is no key frame."""
+        """Writes what is kept, from a key frame on, as a Matroska file that begins at 0 s.
+
+        Returns False while there is no key frame. Before the first one nothing can be decoded.
+        """
         with self._changed:
-            kept = list(self._packets)
-        if not any(packet.is_key and packet.stream == self._video.index for packet in kept):
+            kept = list(itertools.dropwhile(lambda packet: not self._begins(packet), self._packets))
+        if not kept:
             return False
         sources: dict[int, Stream] = {stream.index: stream for stream in (self._video, self._audio)}
         with av.open(os.fspath(path), "w", format="matroska") as output:
@@ -123,6 +128,8 @@ class RecentStream:
             why = f"nothing came for {_SILENCE:.0f} s"
         except (FFmpegError, OSError) as error:
             why = one_line(error)
+        except _ClockWentBack:
+            why = "its clock went back"
         with self._changed:
             self.ended = why
             self._changed.notify_all()
@@ -139,6 +146,8 @@ class RecentStream:
             packet.is_keyframe,
             shown,
         )
+        if is_video and shown < self._newest - _BACK:
+            raise _ClockWentBack
         with self._changed:
             self._packets.append(kept)
             self._bytes += len(kept.data)
@@ -147,17 +156,21 @@ class RecentStream:
                 self._forget(shown - self._keep)
             self._changed.notify_all()
 
+    def _begins(self, packet: _Kept) -> bool:
+        """Whether decoding can begin here."""
+        return packet.is_key and packet.stream == self._video.index
+
     def _forget(self, before: float) -> None:
         """Drops what is older than the last key frame before this time."""
-        keys = [
-            number
-            for number, packet in enumerate(self._packets)
-            if packet.is_key and packet.stream == self._video.index and packet.seconds <= before
-        ]
+        keys = [n for n, packet in enumerate(self._packets) if self._begins(packet) and packet.seconds <= before]
         drop = keys[-1] if keys else 0
         while drop or self._bytes > _MOST_BYTES:
             self._bytes -= len(self._packets.popleft().data)
             drop = max(drop - 1, 0)
+
+
+class _ClockWentBack(Exception):
+    """What comes is another stream than before."""
 
 
 def _open(source: str) -> InputContainer:

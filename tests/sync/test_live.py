@@ -15,7 +15,8 @@ from mtd_jax.cli import run
 from mtd_jax.errors import UserError
 from mtd_jax.sync import live as module
 from mtd_jax.synthetic.clips import portrait, record, shift_audio
-from mtd_jax.video.decode import read
+from mtd_jax.video import stream as stream_module
+from mtd_jax.video.decode import open_video, read
 from mtd_jax.video.stream import RecentStream
 from mtd_jax.video.write import write_mp4
 from tests.helpers.scores import made_up
@@ -113,9 +114,51 @@ def test_what_cannot_be_a_stream_is_one_line(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_stream_that_ends_at_once_says_so(tmp_path, film, capsys):
-    part = tmp_path / "part.ts"
-    part.write_bytes(film.read_bytes()[: 188 * 60])
-    assert run(["", "--mode=infer", "--live", f"--video={part}"]) in (0, 1)
-    out, err = capsys.readouterr()
-    assert "unknown" in out or err.startswith("error: ")
+def test_a_stream_is_usually_joined_between_key_frames(film, tmp_path):
+    packets = film.read_bytes()
+    (tmp_path / "joined.ts").write_bytes(packets[len(packets) // 8 // 188 * 188 :])
+    with RecentStream(str(tmp_path / "joined.ts"), 60.0) as stream:
+        newest(stream)
+        assert stream.write(tmp_path / "last.mkv")
+    video = open_video(tmp_path / "last.mkv")
+    assert len(list(video.frames())) > 200 and len(video.waveform()) > 200 * 640
+    assert not [line for line in video.warnings if "damaged" in line]
+
+
+def test_a_clock_that_goes_back_ends_the_stream(film, tmp_path):
+    (tmp_path / "twice.ts").write_bytes(film.read_bytes() * 2)
+    with RecentStream(str(tmp_path / "twice.ts"), 3.0) as stream:
+        assert newest(stream) == pytest.approx(12 + 1.4, abs=0.2)
+        assert stream.ended == "its clock went back"
+
+
+def test_a_server_that_falls_silent_ends_the_stream(film, monkeypatch):
+    monkeypatch.setattr(stream_module, "_SILENCE", 1.0)
+    over = threading.Event()
+
+    class Stalls(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(film.read_bytes())
+            over.wait()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalls) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with RecentStream(f"http://127.0.0.1:{server.server_address[1]}/film.ts", 3.0) as stream:
+            newest(stream)
+            assert stream.ended == "nothing came for 1 s"
+        over.set()
+        server.shutdown()
+
+
+def test_a_stream_without_a_single_frame_says_how_it_ended(film, tmp_path, capsys):
+    """Its clip begins after the last key frame."""
+    packets = film.read_bytes()
+    (tmp_path / "end.ts").write_bytes(packets[-len(packets) // 40 // 188 * 188 :])
+    assert run(["", "--mode=infer", "--live", f"--video={tmp_path}/end.ts"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path}/end.ts: ") and err.count("\n") == 1

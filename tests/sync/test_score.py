@@ -100,7 +100,7 @@ def test_what_cannot_be_scored_is_one_line(films, capsys):
     (films / "others" / "x_0.mp4").write_bytes(b"")
     for arguments, message in (
         ([f"--videos={films}/made"], "another video there is called a_0, too"),
-        ([f"--videos={films}/none"], "none of its 1 videos could be scored"),
+        ([f"--videos={films}/none"], "none of the 1 videos could be scored"),
         ([f"--videos={films}/made/b_4.mp4"], "expected a folder of videos"),
         ([f"--videos={films}/others", f"--references={films}/real"], "no video has the name of one in"),
         ([], "needs --videos"),
