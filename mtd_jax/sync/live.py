@@ -1,5 +1,6 @@
 """`--mode=infer --live`: a running verdict over the last seconds of a stream, a JSON line per second."""
 
+import gc
 import math
 import tempfile
 import time
@@ -70,6 +71,7 @@ def live(
             line["delay_seconds"] = round(time.monotonic() - began, 2)
             report(one_line_json(line))
             lines += 1
+            gc.collect()  # of a file that was read; its cycles would pile up for minutes, and this runs for days
     if not lines:
         raise UserError(f"{source}: {stream.ended}, before there was anything to measure")
     return 0
