@@ -51,7 +51,8 @@ def main():
         raise UserError(f"--part: expected NUMBER/OF such as 0/2, --seeds: numbers, got {error}") from error
     corpus = make(Path(WORKDIR.value) / "corpus")
     run = functools.partial(_run, corpus=corpus)
-    if any(row.needs_teacher for row in rows.values()):
+    chosen = [rows[name] for name in ROWS.value or rows]
+    if any(row.needs_teacher for row in (table.rows[0], *chosen)):
         run = functools.partial(run, teacher=_teacher(run, corpus))
     rates = LEARNING_RATES
     if not table.each_tuned:

@@ -6,6 +6,7 @@ they need when they start: JAX takes seconds to import, and data workers import 
 
 import functools
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ MODES = {
     "synthesize": "write synthetic talking faces: --output",
     "score": "a sync score of generated videos, with intervals: --videos",
     "export": "write a model as ONNX and StableHLO: --output",
+    "app": "a page in the browser: drop a video, get the verdict and a fixed copy",
 }
 
 
@@ -44,7 +46,7 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
         _STRING,
         "checkpoint",
         None,
-        "evaluate infer score export",
+        "evaluate infer score export app",
         "checkpoint directory, --workdir of a training, .pth file or its address. [the included model]",
     ),
     (
@@ -83,6 +85,8 @@ _FLAGS: tuple[tuple[Callable, str, Any, str, str], ...] = (
     (_INTEGER, "max_shift", 15, "infer", "the largest offset to look for, in frames of 40 ms, 2 to 125."),
     (_BOOLEAN, "json", False, "infer score", "print JSON, of infer an object per video."),
     (_STRING, "report", None, "infer score", "HTML page to write."),
+    (_STRING, "host", "127.0.0.1", "app", "address to listen on; others than this let the network in."),
+    (_INTEGER, "port", 7860, "app", "port to listen on."),
     (_STRING, "references", None, "score", "folder of real videos of the same names, to compare with."),
     (_STRING, "fix", None, "infer", "copy to write, with the audio in sync; of a folder, a folder for copies."),
     (_STRING, "fix_tracks", "all", "infer", "audio streams that --fix moves: all, or only the measured one."),
@@ -361,6 +365,22 @@ def _score(values: CommandLine) -> int:
     )
 
 
+def _app(values: CommandLine):
+    if not 0 < values.port < 65536:
+        raise UserError(f"--port: expected 1 to 65535, got {values.port}")
+    try:
+        socket.create_server((values.host, values.port)).close()
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        address = f"{values.host}:{values.port}"
+        raise UserError(f"cannot listen at {address} ({why}): name another --port or --host") from error
+    from mtd_jax import compilation
+    from mtd_jax.sync.app import app
+
+    compilation.prepare()
+    app(values.checkpoint, values.host, values.port)
+
+
 def _export(values: CommandLine):
     output = values.needed("output")
     from mtd_jax import compilation
@@ -380,6 +400,7 @@ _COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "synthesize": _synthesize,
     "score": _score,
     "export": _export,
+    "app": _app,
 }
 
 

@@ -30,6 +30,7 @@ _EXTRAS = {
     "array_record": "train",
     "tensorboardX": "train",
     "torch": "convert",
+    "gradio": "app",
     "onnx": "export",
     "onnxruntime": "export",
 }

@@ -87,6 +87,8 @@ class Scorer:
         self.device = device or next(iter(jnp.zeros(()).devices()))
         self.chunks = chunks or Chunks.best_for(self.device.platform)
         self.weights = jax.device_put(fold(model), self.device)
+        # Kept, because memory grows with every new thread that calls XLA: a stream is scored for days.
+        self._threads = ThreadPoolExecutor(usable_cores(), "scoring")
 
     def __call__(
         self, frames: Frames, waveform: Waveform, *, max_shift: int = MAX_SHIFT, reference_edges: bool = True
@@ -211,8 +213,7 @@ class Scorer:
         """
         if self.device.platform != "cpu":
             return [call(start) for start in starts]
-        with ThreadPoolExecutor(usable_cores()) as threads:
-            return list(threads.map(lambda start: jax.block_until_ready(call(start)), starts))
+        return list(self._threads.map(lambda start: jax.block_until_ready(call(start)), starts))
 
 
 def score_clip(

@@ -126,7 +126,7 @@ def measure(
 
         write_report(report, result)
     if fix:
-        print(_fix(result, Path(fix), find, force, fix_tracks), file=sys.stderr)
+        print(write_fixed(result, Path(fix), find, force, fix_tracks), file=sys.stderr)
     return 0
 
 
@@ -234,7 +234,9 @@ def _print(
         print(text(result, standard))
 
 
-def _fix(result: Result, output: Path, find: Callable[..., Result], force: bool, fix_tracks: str) -> str:
+def write_fixed(
+    result: Result, output: Path, find: Callable[..., Result], force: bool = False, fix_tracks: str = "all"
+) -> str:
     """Writes the copy and measures it; returns what was done. Refuses to write a guess, unless it is forced."""
     if not force and result.verdict == "unknown":
         raise UserError(
@@ -277,7 +279,7 @@ def _fix_in(
     output = copies / Path(result.video).relative_to(videos)
     output.parent.mkdir(parents=True, exist_ok=True)
     check_output(result.video, output)
-    return _fix(result, output, find, force, fix_tracks).removeprefix(f"{output}: ")
+    return write_fixed(result, output, find, force, fix_tracks).removeprefix(f"{output}: ")
 
 
 class _Bar:

@@ -17,18 +17,23 @@ from mtd_jax.storage import write_text
 from mtd_jax.sync.evidence import TOLERANCE, Scores, pool
 from mtd_jax.sync.verdict import CONFIDENT, Result, Track
 
-STYLE = """
+DRAWINGS_STYLE = """
+.drawings { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
+figure img { width: 100% } figcaption { color: #666; font-size: .9rem }
+"""
+STYLE = (
+    DRAWINGS_STYLE
+    + """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.3rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2.5rem }
 .verdict { font-size: 1.5rem; padding: .8rem 1.2rem; border-left: .5rem solid; background: #f5f5f5 }
 .good { border-color: #2a8f4f } .bad { border-color: #c0392b } .unsure { border-color: #d39e00 }
 .track { display: flex; gap: 1.2rem; align-items: center }
 .track img { width: 96px; height: 96px; border-radius: 6px }
-.drawings { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
-figure img { width: 100% } figcaption { color: #666; font-size: .9rem }
 table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
 th { font-weight: 600 } .note { color: #666; font-size: .9rem }
 """
+)
 
 
 def write_report(path: str | os.PathLike, result: Result) -> None:
@@ -45,15 +50,7 @@ def page(result: Result) -> str:
 <html lang="en"><head><meta charset="utf-8"><title>Sync of {name}</title><style>{STYLE}</style></head><body>
 <h1>{name}</h1>
 {_headline(result)}
-<div class="drawings">
-<figure><img alt="score of every window at every offset" src="{_score_map(result)}">
-<figcaption>How well each moment of video fits the audio at each offset. A bright column is an offset that fits
-throughout. White areas are beyond the start or end of the audio, or were not looked at. White dots mark the best
-offset of each window alone.</figcaption></figure>
-<figure><img alt="offset over time" src="{_offset_over_time(result)}">
-<figcaption>Dots: the best offset of the 0.6 s around each moment. Lines: the best offset of about 3 s, solid where
-it is confident. A line at another height means an edit, or drifting clocks.</figcaption></figure>
-</div>
+{drawings(result)}
 {f"<h2>Notes</h2><ul>{warnings}</ul>" if warnings else ""}
 {tracks}
 <p class="note">Offsets are in frames of 40 ms; positive means that the audio is early. In sync means within
@@ -61,6 +58,19 @@ it is confident. A line at another height means an edit, or drifting clocks.</fi
 {CONFIDENT:g} the offset is a guess.</p>
 </body></html>
 """
+
+
+def drawings(result: Result) -> str:
+    """The score map and the offset over time, as HTML, to be styled with `DRAWINGS_STYLE`."""
+    return f"""<div class="drawings">
+<figure><img alt="score of every window at every offset" src="{_score_map(result)}">
+<figcaption>How well each moment of video fits the audio at each offset. A bright column is an offset that fits
+throughout. White areas are beyond the start or end of the audio, or were not looked at. White dots mark the best
+offset of each window alone.</figcaption></figure>
+<figure><img alt="offset over time" src="{_offset_over_time(result)}">
+<figcaption>Dots: the best offset of the 0.6 s around each moment. Lines: the best offset of about 3 s, solid where
+it is confident. A line at another height means an edit, or drifting clocks.</figcaption></figure>
+</div>"""
 
 
 def _headline(result: Result) -> str:
