@@ -29,7 +29,7 @@ _ABOUT = """# Are the lips in sync?
 Drop a video of someone who speaks, or record one. It stays on the machine that serves this page, and is deleted
 within an hour or so. Where the browser cannot play a format, it is checked all the same.
 """
-_STYLE = DRAWINGS_STYLE + "video { max-height: 45vh }"
+_STYLE = DRAWINGS_STYLE + "video { max-height: 35vh }"
 
 
 def app(checkpoint=None, host: str = "127.0.0.1", port: int = 7860) -> None:
