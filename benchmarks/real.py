@@ -1,8 +1,9 @@
 """How often verdicts on real talking faces are right, when sound, picture or crops are changed.
 
 The videos of a folder are taken to be in sync, as those of GRID are. Each is measured through `detect_offset`, as
-a file: as it is, with its audio moved, in noise, compressed, made smaller, and with crops that are larger, smaller
-or beside the face. With --checkpoint left out the included model is measured.
+a file: as it is, with its audio moved, within the range and beyond it, in noise, compressed, made smaller, with
+crops that are larger, smaller or beside the face, and with the audio of the others, where no verdict is right.
+Without --checkpoint the included model is measured.
 
     python -m benchmarks.real --videos=GRID_OTHERS
     python -m benchmarks.real --videos=GRID/s1 --last=60 --kinds=shift --json=s1.json
@@ -44,7 +45,7 @@ from mtd_jax.video.decode import read
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory. [the included model]")
 VIDEOS = flags.DEFINE_string("videos", None, "Folder of videos that are in sync.", required=True)
 LAST = flags.DEFINE_integer("last", None, "Take only so many, the last by name.", lower_bound=1)
-KINDS = flags.DEFINE_list("kinds", None, "plain, shift, noise, compression, size, scale, beside. [all]")
+KINDS = flags.DEFINE_list("kinds", None, "Kinds of changes. [all]")
 THOROUGH = flags.DEFINE_bool("thorough", False, "Score every window.")
 JSON = flags.DEFINE_string("json", None, "File to write all results to.")
 
@@ -59,15 +60,17 @@ class Film:
       own_audio: measure the audio of the video itself instead.
       detector: finds the faces.
       find: how.
-      truth: offset in frames.
+      truth: offset in frames; None where there is none.
+      others: paths of the other videos.
     """
 
     path: Path
     audio: np.ndarray
     detector: CloseUpDetector
     find: FindSettings = FIND
-    truth: int = 0
+    truth: int | None = 0
     own_audio: bool = False
+    others: Sequence[Path] = ()
 
 
 class Remembers:
@@ -117,6 +120,13 @@ def moved(frames: int) -> Change:
     return lambda film, *_: dataclasses.replace(film, audio=shift_audio(film.audio, frames), truth=frames)
 
 
+def voice(number: int) -> Change:
+    def change(film: Film, *_) -> Film:
+        return dataclasses.replace(film, audio=read(film.others[number % len(film.others)])[1], truth=None)
+
+    return change
+
+
 def noisy(decibels: float) -> Change:
     def change(film: Film, folder: Path, rng: np.random.Generator) -> Film:
         level = np.sqrt(np.mean(np.square(film.audio, dtype=float))) * 10 ** (-decibels / 20)
@@ -157,6 +167,7 @@ def beside(across: float, down: float) -> Change:
 CHANGES: dict[str, dict[str, Change]] = {
     "plain": {"as distributed": lambda film, *_: dataclasses.replace(film, own_audio=True)},
     "shift": {f"audio moved by {n:+d} frames": moved(n) for n in (-12, -6, 0, 6, 12)},
+    "beyond": {f"audio moved by {n:+d} frames": moved(n) for n in (-30, -25, -20, -17, 17, 20, 25, 30)},
     "noise": {f"signal to noise {n} dB": noisy(n) for n in (20, 10, 5, 0)},
     "compression": {f"H.264, CRF {n}": written_again(n) for n in (28, 36, 44)},
     "size": {"half the pixels a side": written_again(18, 2), "a third": written_again(18, 3)},
@@ -166,6 +177,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         for name, units in (("across", (1.0, 0.0)), ("down", (0.0, 1.0)))
         for share in (-0.2, -0.1, 0.1, 0.2)
     },
+    "voice": {f"the voice of another, {n + 1}": voice(n) for n in range(5)},
 }
 
 
@@ -182,7 +194,8 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for path in track(paths, "measuring", console=Console(stderr=True)):
-            plain = Film(path, read(path)[1], Remembers(detector))
+            others = [other for other in paths if other != path]
+            plain = Film(path, read(path)[1], Remembers(detector), others=others)
             before = measured(scorer, dataclasses.replace(plain, own_audio=True), Path(folder))
             for name, change in changes.items():
                 rng = np.random.default_rng(len(rows))
@@ -199,9 +212,11 @@ def main():
         write_text(JSON.value, to_json(result, indent=1) + "\n")
 
 
-def near(offset: int | None, before: int | None, truth: int) -> bool:
+def near(offset: int | None, before: int | None, truth: int | None) -> bool:
     """Whether the offset has moved by as much as the audio, from what it was before."""
-    return offset is not None and before is not None and abs(offset - before - truth) <= TOLERANCE
+    if offset is None or before is None or truth is None:
+        return False
+    return abs(offset - before - truth) <= TOLERANCE
 
 
 def measured(scorer: Scorer, film: Film, folder: Path) -> dict:

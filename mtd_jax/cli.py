@@ -235,14 +235,14 @@ def _store_scores(values: CommandLine):
 
 
 def _evaluate(values: CommandLine):
-    config, checkpoint = values.needed("config"), values.needed("checkpoint")
+    config = values.needed("config")
     from mtd_jax.distributed import launch
     from mtd_jax.evaluation.evaluate import evaluate_list
 
     _join(values)
     exit_at_once_on_sigterm()  # again: in several processes joining has installed JAX's handler
     with launch.abort_on_failure():
-        evaluate_list(config, checkpoint, values.list, values.output)
+        evaluate_list(config, values.checkpoint, values.list, values.output)
 
 
 def _join(values: CommandLine) -> None:

@@ -168,6 +168,12 @@ def validate(config: Config, num_devices: int, num_processes: int = 1) -> None:
     _check(0 <= config.data.extra.share <= 1, "data.extra.share", "0 to 1", config.data.extra.share)
     alone = config.data.extra.alone_epochs
     _check(alone >= 0, "data.extra.alone_epochs", "0 or more", alone)
+    if alone and not config.data.extra.root:
+        raise UserError(
+            "config.data.extra.root: expected the folder of the clips that the first "
+            f"{alone:g} epochs are about (--mode=synthesize makes one), got nothing; "
+            "without them set config.data.extra.alone_epochs=0"
+        )
     _check(config.data.workers >= 0, "data.workers", "0 or more", config.data.workers)
     for name in ("layer_weight", "distill_weight", "info_nce_weight", "token_info_nce_weight"):
         _check(config.loss[name] >= 0, f"loss.{name}", "0 or more", config.loss[name])

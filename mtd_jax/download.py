@@ -13,7 +13,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import rich.console
 import rich.progress
@@ -57,7 +56,12 @@ def download(url: str, folder: Path | None = None) -> Path:
     with lock(f"{partial}.lock", f"{url} is being downloaded by another process; wait for it"):
         if target.exists():  # the other process was just done
             return target
-        _fetch_patiently(url, partial)
+        try:
+            _fetch_patiently(url, partial)
+        except UserError:
+            if not partial.exists():  # nothing to resume: leave nothing
+                Path(f"{partial}.lock").unlink(missing_ok=True)
+            raise
         with writing_to(target):
             partial.replace(target)
             _facts(partial).unlink(missing_ok=True)
@@ -124,6 +128,8 @@ def _fetch(url: str, partial: Path) -> None:
             file = partial.open("ab" if resumed else "wb")
         if not resumed:
             write_text(_facts(partial), json.dumps({"validator": same}))
+        known = "" if total is None else f" ({_shown(total)})"
+        print(f"downloading {partial.stem}{known}", file=sys.stderr)
         with _bar(partial.stem, begins, total) as advance, writing_to(partial), file:
             for block in _blocks(response):
                 file.write(block)
@@ -150,10 +156,10 @@ def _validator(headers: http.client.HTTPMessage) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _blocks(response: IO[bytes]) -> Iterator[bytes]:
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while True:
         try:
-            block = response.read(_BLOCK)
+            block = response.read1(_BLOCK)  # what is there, so that a slow download shows progress and is kept
         except http.client.IncompleteRead as error:
             yield error.partial
             raise _BrokenOff("the connection ended early") from error

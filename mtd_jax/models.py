@@ -38,10 +38,12 @@ def describe(name: Name | None = None) -> dict[str, Any]:
 
 def local(name: Name) -> Name:
     """The checkpoint directory of a model that is not the included one. Raises `UserError` as `load_model`."""
+    if not isinstance(name, str | os.PathLike) or not str(name):
+        raise UserError(f"model: expected a checkpoint directory, a .pth file or its address, got {name!r}")
+    if not is_url(name) and not is_remote(name) and not os.path.exists(name):
+        raise UserError(f"{name}: no such {'file' if str(name).endswith('.pth') else 'file or directory'}")
     if (is_url(name) or os.path.isfile(name)) and jax.process_count() > 1:
         raise UserError(f"{name}: with several processes, convert it first (converters.torch_to_flax)")
-    if str(name).endswith(".pth") and not is_remote(name) and not os.path.exists(name):
-        raise UserError(f"{name}: no such file")
     if is_url(name):
         file = download(str(name))
         try:
@@ -54,4 +56,4 @@ def local(name: Name) -> Name:
 
 def shown(name: Name | None) -> str:
     """How a verdict names its model."""
-    return box_name() if name is None else str(name)
+    return f"the included model ({box_name()})" if name is None else str(name)

@@ -33,6 +33,7 @@ from tests.helpers.configs import STUDENT, small_config
         ("data.format", "zip", "one of lrs2, tfds, acappella"),
         ("model.pixels", "bgr", "rgb255"),
         ("teacher", "somewhere", "uses none"),
+        ("data.extra.alone_epochs", 1.0, "data.extra.root: expected the folder"),
     ],
 )
 def test_impossible_configurations_are_one_clear_line(field, value, message):

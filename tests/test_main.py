@@ -116,6 +116,10 @@ def test_synthesise_train_evaluate(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "2 clips" in printed and "K15" in printed
     assert len(json.loads((tmp_path / "result.json").read_text())["clips"]) == 2
+    included = ["main.py", "--mode=evaluate", "--config=configs/distill.py:tiny", *common]
+    assert run(included) == 1 and "name a file with --output" in capsys.readouterr().err
+    assert run([*included, f"--output={tmp_path / 'included.json'}"]) == 0
+    assert "the included model (real_teacher" in capsys.readouterr().out
 
 
 def test_bad_videos_are_one_line_each(tmp_path):

@@ -72,6 +72,7 @@ def test_an_address_is_downloaded_and_converted_once(released, weights, tmp_path
 
     asked = []
     (tmp_path / "files" / "page.pth").write_text("<!DOCTYPE html> sign in first")
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "files" / "other.pth")
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -81,15 +82,21 @@ def test_an_address_is_downloaded_and_converted_once(released, weights, tmp_path
         for _ in range(2):  # the page is not kept
             with pytest.raises(UserError, match="a web page, not a PyTorch checkpoint"):
                 load_model(f"{address}/page.pth")
+        for _ in range(2):  # nor is the checkpoint of something else
+            with pytest.raises(UserError, match=f"^{address}/other.pth: none of its 1 entries belongs to"):
+                load_model(f"{address}/other.pth")
         server.shutdown()
-    assert asked == ["/student.pth", "/page.pth", "/page.pth"]
+    assert asked == ["/student.pth", *2 * ["/page.pth"], *2 * ["/other.pth"]]
     assert len(list((tmp_path / "cache" / "mtd_jax" / "downloads").glob("*.pth"))) == 1
 
 
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("nowhere/student.pth", "nowhere/student.pth: no such file"),
+        ("nowhere/student.pth", "nowhere/student.pth: no such file$"),
+        ("nowhere", "nowhere: no such file or directory"),
+        (5, "expected a checkpoint directory, a .pth file or its address, got 5"),
+        ("", "expected a checkpoint directory, a .pth file or its address, got ''"),
         ("ftp://host/student.pth", "expected a path, or an address of the kind gs://.*, got ftp://"),
     ],
 )
@@ -107,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(released, tmp_path):
 def test_without_a_name_it_is_the_model_in_the_box():
     model = mtd_jax.load_model()
     assert count_parameters(model) <= 3_000_000 and box.FILE.stat().st_size <= 6_000_000
-    assert shown(None) == box.box_name() and shown("a/b") == "a/b"
+    assert shown(None) == f"the included model ({box.box_name()})" and shown("a/b") == "a/b"
     card = (box.FILE.parent / "MODEL_CARD.md").read_text()
     assert box.box_name() in card and f"{count_parameters(model):,}" in card and "CC BY 4.0" in card
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mtd_jax.checkpoint import checksum_of_all, find_checkpoint, load_description, load_model
+from mtd_jax.checkpoint import checksum_of_all, find_checkpoint
 from mtd_jax.config import Config
 from mtd_jax.data.clip import ClipSource, UnusableClip
 from mtd_jax.data.sources import open_source
@@ -26,7 +26,7 @@ from mtd_jax.distributed.launch import check_same_everywhere, exchange
 from mtd_jax.download import is_url
 from mtd_jax.errors import UserError
 from mtd_jax.evaluation.protocol import Protocol, lrs2, protocol_named
-from mtd_jax.models import local
+from mtd_jax.models import describe, load_model, local, shown
 from mtd_jax.network.model import SyncModel, count_parameters
 from mtd_jax.network.weights import computing_in, model_arrays
 from mtd_jax.scoring import Scorer
@@ -138,14 +138,17 @@ def write_json(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(results, indent=2) + "\n")
 
 
-def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str, output: str | None) -> None:
+def evaluate_list(
+    config: Config, checkpoint: str | os.PathLike | None, list_name: str, output: str | None
+) -> None:
     """`--mode=evaluate`: evaluates a checkpoint on a list of config.data.root.
 
     The first process prints the table and writes the JSON file.
 
     Args:
       config: its `data` and `evaluation` sections are used.
-      checkpoint: a checkpoint directory, the work directory of a training, a .pth file or its address.
+      checkpoint: a checkpoint directory, the work directory of a training, a .pth file or its address; None: the
+        included model.
       list_name: a name in config.data.root, or a path.
       output: the JSON file; None: evaluation.json in the checkpoint directory, if it is one.
 
@@ -159,13 +162,14 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
     if dtype not in COMPUTE_DTYPES:
         expected = ", ".join(COMPUTE_DTYPES)
         raise UserError(f"config.evaluation.compute_dtype: expected one of {expected}, got {dtype!r}")
-    if not output and (is_url(checkpoint) or os.path.isfile(checkpoint)):
-        raise UserError(f"{checkpoint} is no directory that could hold the result: name a file with --output")
-    used = find_checkpoint(local(checkpoint))
-    model, step = load_model(used), load_description(used)["step"]
+    name = shown(checkpoint)
+    if not output and (checkpoint is None or is_url(checkpoint) or os.path.isfile(checkpoint)):
+        raise UserError(f"{name} is no directory that could hold the result: name a file with --output")
+    used = None if checkpoint is None else find_checkpoint(local(checkpoint))
+    model, step = load_model(used), describe(used)["step"]
     if dtype != "as_trained":
         model = computing_in(dtype, model)
-    path = path_of(output or path_of(checkpoint) / "evaluation.json")
+    path = path_of(output or path_of(name) / "evaluation.json")
     if jax.process_index() == 0:
         with contextlib.suppress(OSError):  # check_writable reports the reason
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,17 +193,17 @@ def evaluate_list(config: Config, checkpoint: str | os.PathLike, list_name: str,
     millions = count_parameters(model) / 1e6
     several = len(protocol.tolerances) > 1
     rows = {
-        f"{checkpoint}, within ±{t}" if several else str(checkpoint): (millions, results[protocol.key(t)])
+        f"{name}, within ±{t}" if several else name: (millions, results[protocol.key(t)])
         for t in protocol.tolerances
     }
     print_table(rows, published=config.evaluation.protocol == "lrs2" and window == 5)
-    print(f"checkpoint: {used}, step {step}, computed in {model.config.compute_dtype}")
+    print(f"checkpoint: {used or name}, step {step}, computed in {model.config.compute_dtype}")
     skipped = sum(results["skipped"].values())
     print(
         f"{len(results['clips'])} clips of {source.list_path} scored, {skipped} skipped {results['skipped'] or ''}"
     )
     settings = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": name,
         "step": step,
         "list": str(source.list_path),
         "protocol": config.evaluation.protocol,

@@ -12,6 +12,7 @@ from mtd_jax.checkpoint import model_config, model_from_arrays, save_model
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.released.key_table import to_flax, torch_shapes
+from mtd_jax.released.pth import NotACheckpoint
 from mtd_jax.released.state_dict import TorchCheckpoint, read_checkpoint
 from mtd_jax.storage import atomic, cache_folder
 
@@ -44,7 +45,10 @@ def read_model(
     kind = _fitting_kind(released.state_dict, kind, path)
     changes = {"window_frames": window_frames} | ({} if pixels is None else {"pixels": pixels})
     config = MODELS[kind](**changes)
-    arrays = to_flax(config, released.state_dict, str(path))
+    try:
+        arrays = to_flax(config, released.state_dict, str(path))
+    except UserError as error:
+        raise NotACheckpoint(str(error)) from error
     return model_from_arrays(config, arrays, str(path)), released
 
 
@@ -114,7 +118,7 @@ def _fitting_kind(state_dict: Mapping[str, np.ndarray], asked: str | None, sourc
     if scores[asked] == scores[best] > 0:
         return asked
     if scores[best] == 0:
-        raise UserError(
+        raise NotACheckpoint(
             f"{source}: none of its {len(state_dict)} entries belongs to {' or '.join(MODELS)}; expected names "
             f"like vid_prenet.0.conv_block.0.weight, got {next(iter(state_dict))}"
         )

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtd_jax.errors import UserError
 from mtd_jax.released import pth
-from mtd_jax.released.pth import StoredArray, Unsupported
+from mtd_jax.released.pth import NotACheckpoint, StoredArray, Unsupported
 
 NUM_LOSS_WEIGHTS = 13
 _LONGEST_NAME = 200
@@ -43,13 +42,15 @@ def read_checkpoint(path: str | os.PathLike) -> TorchCheckpoint:
     """
     content = pth.read(path)
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path}: expected a checkpoint (a dict of arrays), got {_kind(content)}")
+        raise NotACheckpoint(f"{path}: expected a checkpoint (a dict of arrays), got {_kind(content)}")
     step, loss_weights, notes = 0, None, []
     state_dict = content
     if "state_dict" in content:
         state_dict = content["state_dict"]
         if not isinstance(state_dict, Mapping) or not state_dict:
-            raise UserError(f"{path}: expected its state_dict to be a dict of arrays, got {_kind(state_dict)}")
+            raise NotACheckpoint(
+                f"{path}: expected its state_dict to be a dict of arrays, got {_kind(state_dict)}"
+            )
         step = _step(content["global_step"], path) if "global_step" in content else 0
         if content.get("aw_loss") is not None:
             loss_weights = _loss_weights(content["aw_loss"], path)
@@ -63,13 +64,13 @@ def _strip_prefix(state_dict: Mapping[Any, Any], path: str | os.PathLike, notes:
     doubled = []
     for name, value in state_dict.items():
         if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-            raise UserError(f"{path}: expected entry names to be text, and not long, got {_kind(name)}")
+            raise NotACheckpoint(f"{path}: expected entry names to be text, and not long, got {_kind(name)}")
         short = re.sub(r"^(module\.)+", "", name)
         if short in stripped:
             doubled.append(short)
         stripped[short] = value
     if doubled:
-        raise UserError(f"{path}: entries with and without the prefix module.: {', '.join(doubled)}")
+        raise NotACheckpoint(f"{path}: entries with and without the prefix module.: {', '.join(doubled)}")
     prefixed = sum(name.startswith("module.") for name in state_dict)
     if prefixed:
         notes.append(f"removed the prefix module. from {prefixed} of {len(state_dict)} names")
@@ -80,9 +81,9 @@ def _to_arrays(state_dict: Mapping[str, Any], path: str | os.PathLike, notes: li
     """Every entry as an array, in float32; notes casts, and raises `UserError` for anything unusable."""
     not_arrays = [f"{n} is {_kind(v)}" for n, v in state_dict.items() if not isinstance(v, StoredArray)]
     if not_arrays:
-        raise UserError(f"{path}: expected every entry to be an array, but {_listing(not_arrays)}")
+        raise NotACheckpoint(f"{path}: expected every entry to be an array, but {_listing(not_arrays)}")
     if sum(math.prod(stored.shape) for stored in state_dict.values()) > os.path.getsize(path):  # it holds them all
-        raise UserError(f"{path}: expected each number once, but several entries share theirs")
+        raise NotACheckpoint(f"{path}: expected each number once, but several entries share theirs")
     arrays: dict[str, np.ndarray] = {}
     not_float, not_finite = [], []
     cast: collections.Counter[str] = collections.Counter()
@@ -101,9 +102,9 @@ def _to_arrays(state_dict: Mapping[str, Any], path: str | os.PathLike, notes: li
         if not np.isfinite(arrays[name]).all():
             not_finite.append(name)
     if not_float:
-        raise UserError(f"{path}: expected floating-point entries, but {_listing(not_float)}")
+        raise NotACheckpoint(f"{path}: expected floating-point entries, but {_listing(not_float)}")
     if not_finite:
-        raise UserError(f"{path}: NaN or infinite values in {_listing(not_finite)}; the weights are unusable")
+        raise NotACheckpoint(f"{path}: NaN or infinite values in {_listing(not_finite)}; the weights are unusable")
     notes.extend(f"cast {count} entries from {dtype} to float32" for dtype, count in cast.items())
     return arrays
 
@@ -114,12 +115,12 @@ def _loss_weights(aw_loss: Any, path: str | os.PathLike) -> np.ndarray:
         params = {str(name).removeprefix("module."): value for name, value in aw_loss.items()}.get("params")
     expected = f"{path}: expected aw_loss to be {{params: ({NUM_LOSS_WEIGHTS},)}} of finite floats"
     if not isinstance(params, StoredArray) or not params.is_float:
-        raise UserError(f"{expected}, got {_kind(params if params is not None else aw_loss)}")
+        raise NotACheckpoint(f"{expected}, got {_kind(params if params is not None else aw_loss)}")
     if params.shape != (NUM_LOSS_WEIGHTS,):
-        raise UserError(f"{expected}, got shape {params.shape}")
+        raise NotACheckpoint(f"{expected}, got shape {params.shape}")
     weights = params.read().astype(np.float32)
     if not np.isfinite(weights).all():
-        raise UserError(f"{expected}, got NaN or infinite values")
+        raise NotACheckpoint(f"{expected}, got NaN or infinite values")
     return weights
 
 
@@ -129,7 +130,7 @@ def _step(value: Any, path: str | os.PathLike) -> int:
         number = value.read().item() if math.prod(value.shape) == 1 else None
     if isinstance(number, int | float) and 0 <= number < 1 << 53 and number == int(number):
         return int(number)
-    raise UserError(f"{path}: expected global_step to be a whole number ≥ 0, got {_kind(value)}")
+    raise NotACheckpoint(f"{path}: expected global_step to be a whole number ≥ 0, got {_kind(value)}")
 
 
 def _kind(value: Any) -> str:

@@ -255,6 +255,8 @@ def write_fixed(
     else:
         notes = repair_audio(result.video, output, result.course, result.offset_frames / FPS, result.audio_track)
         after = find(output, track=None)  # of its audio only the repaired track is left
+    if after.verdict == "out_of_sync":
+        raise UserError(f"{output} was written, but is not in sync ({'; '.join(notes)}): {after.summary}")
     return f"{output}: {'; '.join([*notes, f'measured again: {after.summary}'])}"
 
 

@@ -20,7 +20,7 @@ from mtd_jax.network.mel import N_FFT
 from mtd_jax.network.model import SyncModel
 from mtd_jax.scoring import MAX_SHIFT, Scorer, context_scores, lead
 from mtd_jax.sync import sample
-from mtd_jax.sync.evidence import MEMORY, Estimate, Scores, centred, estimate, pool
+from mtd_jax.sync.evidence import MEMORY, TOLERANCE, Estimate, Scores, centred, estimate, pool
 from mtd_jax.sync.fine import Fine, Voice, fine_offset
 from mtd_jax.sync.reasons import doubts
 from mtd_jax.sync.verdict import CONFIDENT, Course, Result, Track, Window, course_of, pieces
@@ -340,6 +340,13 @@ class _Film:
         column = scores.max_shift - whole.offset_frames
         votes = [float(np.nansum(centred(face.scores)[:, column])) for face in faces]
         speaker = int(np.argmax(votes))
+        wide = better = None
+        if course.is_constant and self.max_shift < _WIDE and _is_suspect(whole, self.max_shift):
+            found = self._wider(max(faces, key=lambda face: len(face.scores.starts)))
+            if whole.confidence >= CONFIDENT and abs(found.offset_frames - whole.offset_frames) > TOLERANCE:
+                better, whole = found.offset_frames, dataclasses.replace(whole, confidence=0.0)
+            if found.confidence >= _SURE:
+                wide = found.offset_frames
         fine: Fine | None = None
         if course.is_constant and whole.confidence >= CONFIDENT:
             fine = fine_offset(self.scorer, self._voices(scores, whole), whole.offset_frames)
@@ -349,9 +356,6 @@ class _Film:
             warnings.append(
                 f"video: ends at {ends:.0f} s, before the file does at {self.video.duration_seconds:.0f} s"
             )
-        wide = None
-        if course.is_constant and whole.confidence < CONFIDENT and self.max_shift < _WIDE:
-            wide = self._wider(max(faces, key=lambda face: len(face.scores.starts)))
         seconds = fine.seconds if fine else (whole.offset_frames if wide is None else wide) / FPS
         warnings += doubts(
             whole,
@@ -361,6 +365,7 @@ class _Film:
             motions=[motion(face.clip) for face in faces],
             audio=self.audio,
             video_seconds=max(face.clip.end_seconds for face in faces),
+            better=better,
         )
         return Result(
             video=name,
@@ -403,8 +408,8 @@ class _Film:
                 if speakers.get(start) == number and vote > 0:
                     yield Voice(start, float(vote), tokens, self._samples)
 
-    def _wider(self, face: _Face) -> int | None:
-        """The offset that a search of ±3 s on a few windows of the face is sure of; None if there is none."""
+    def _wider(self, face: _Face) -> Estimate:
+        """What a search of ±3 s on a few windows of the face finds."""
         count = min(len(face.tokens), _WIDE_WINDOWS)
         window = self.scorer.config.window_frames
         # In the middle, where most of the audio around them is in the film.
@@ -412,8 +417,7 @@ class _Film:
         first = start - face.clip.track.start
         frames = face.clip.clip.frames[first : first + EVERY * (count - 1) + window]
         scores, _ = self._scan(frames, start, _WIDE, EVERY)
-        found = estimate(scores, everywhere=False)
-        return found.offset_frames if found.confidence >= _SURE else None
+        return estimate(scores, everywhere=False)
 
     def why_nothing(self) -> str:
         """A message that says why there is nothing to measure."""
@@ -422,6 +426,13 @@ class _Film:
             least = self.scorer.config.window_frames + 1
             return f"{path}: too short to measure: {self.short[-1]}, expected at least {least}"
         return "; ".join([f"{path}: {no_face(self.found)}", *self.video.warnings])
+
+
+def _is_suspect(found: Estimate, max_shift: int) -> bool:
+    """Whether the true offset may be outside of the range: nothing in it is sure, the best is at its edge, or the
+    model takes even that for out of sync."""
+    edge = max_shift - abs(found.offset_frames) <= TOLERANCE
+    return found.confidence < CONFIDENT or found.score < 0 or edge
 
 
 def _declared_frames(video: VideoFile) -> int | None:

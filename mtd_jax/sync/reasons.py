@@ -23,6 +23,7 @@ def doubts(
     motions: list[float],
     audio: np.ndarray,
     video_seconds: float,
+    better: int | None = None,
 ) -> list[str]:
     """Doubts about a verdict, one line each.
 
@@ -34,6 +35,7 @@ def doubts(
       motions: how much the mouth region of each face changes between frames, in grey levels of 255.
       audio: int16, of the film.
       video_seconds: how long the video is.
+      better: the offset that the wider search likes better than the one that was sure in the range, if so.
     """
     lines, ends = [], len(audio) / SAMPLE_RATE
     if ends < video_seconds - 1:
@@ -50,9 +52,8 @@ def doubts(
         lines.append(f"an edit {place}: before it {words(before / FPS)}, after it {words(after / FPS)}")
     if not course.is_constant:
         return lines
-    edge = abs(whole.offset_frames) == max_shift
     if whole.confidence >= CONFIDENT:
-        if edge:
+        if abs(whole.offset_frames) == max_shift:
             lines.append(
                 "the best offset is at the edge of the range; the true one may be outside: try --max_shift"
             )
@@ -62,11 +63,15 @@ def doubts(
             f"the range of {max_shift} frames is too small: {words(wide / FPS)}, as a search of ±3 s says; "
             f"use --max_shift={min(abs(wide) + 15, 125)}"
         )
-    elif whole.compared < _FEW:
-        advice = "; a smaller --max_shift needs less" if max_shift > 5 else ""
+    elif better is not None:
         lines.append(
-            f"too little to compare: only {whole.compared / 5:.1f} s of face tell offsets of {max_shift} frames"
-            + advice
+            f"within {max_shift} frames {words(whole.offset_frames / FPS)} fits best, but a search of ±3 s likes "
+            f"another offset better ({words(better / FPS)}): try --max_shift={min(abs(better) + 15, 125)}"
+        )
+    elif not lines and whole.compared < _FEW:
+        lines.append(
+            f"too little to compare: only {whole.compared / 5:.1f} s of face tell offsets of {max_shift} frames; "
+            "a longer film would tell"
         )
     elif not lines and pauses(audio) < _PAUSES:
         lines.append("the audio has no pauses: music, or speech under music or noise?")
@@ -78,7 +83,7 @@ def doubts(
     elif not lines:
         lines.append(
             f"the voice fits no face (confidence {two_digits(whole.confidence)}): another person's voice, "
-            "nobody in the picture speaks, or the offset is beyond ±3 s"
+            f"nobody in the picture speaks, or the offset is beyond ±{max_shift} frames (--max_shift)"
         )
     return lines
 

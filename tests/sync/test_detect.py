@@ -303,17 +303,25 @@ def test_no_folder_is_left_for_copies_that_nobody_needs(checkpoint, tmp_path, mo
 
 
 def test_a_moved_copy_is_measured_by_the_track_that_was_measured(checkpoint, tmp_path, monkeypatch, capsys):
-    tracks, scores = [], made_up([6] * 150)
+    tracks, scores = [], [made_up([6] * 150), made_up([0] * 150)]
 
     def detect(model, path, audio_track, **_):
         tracks.append(audio_track)
-        return dataclasses.replace(found(str(path), scores), audio_track=3, is_cut_short=True)
+        return dataclasses.replace(found(str(path), scores[len(tracks) - 1]), audio_track=3, is_cut_short=True)
 
     monkeypatch.setattr(module, "detect_offset", detect)
     monkeypatch.setattr(module, "move_audio", lambda source, output, delay, measured, only: ([], measured - 1))
     (tmp_path / "a.mp4").write_bytes(b"x")
     assert module.measure(checkpoint, tmp_path / "a.mp4", audio_track="deu", fix=str(tmp_path / "b.mp4")) == 0
     assert tracks == ["deu", "2"] and "moved by as much, unmeasured" in capsys.readouterr().err
+
+
+def test_a_copy_that_is_still_out_of_sync_fails(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "detect_offset", lambda model, path, **_: found(str(path), made_up([6] * 150)))
+    monkeypatch.setattr(module, "move_audio", lambda source, output, delay, measured, only: ([], measured))
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"b.mp4 was written, but is not in sync \(audio moved by \+240 ms\)"):
+        module.measure(checkpoint, tmp_path / "a.mp4", fix=str(tmp_path / "b.mp4"))
 
 
 def test_a_repaired_copy_is_measured_by_its_only_track(checkpoint, tmp_path, monkeypatch):

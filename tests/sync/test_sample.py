@@ -96,6 +96,37 @@ def test_a_constant_offset_takes_a_few_stretches(long_film):
     assert found.offset_error_seconds == pytest.approx(0, abs=1e-6)
 
 
+class TwoPeaks(FakeScorer):
+    """The best offset within ±15 frames is `inside`, and a higher score is at `outside`, beyond them."""
+
+    def __init__(self, inside, outside, level=4.0):
+        super().__init__(lambda loudness: inside)
+        self.outside, self.level = outside, level
+
+    def scan(self, frames, samples, *, max_shift, every):
+        table, tokens = super().scan(frames, samples, max_shift=max_shift, every=every)
+        if abs(self.outside) <= max_shift:
+            table[:, max_shift - self.outside] += 12
+        return Scan(table + self.level - 4, tokens)
+
+
+@pytest.mark.parametrize(
+    "inside, level, verdict, said",
+    [
+        (-3, 4.0, "out_of_sync", None),  # the model takes it for in sync: no second look
+        (-14, 4.0, "unknown", "use --max_shift=55"),  # near the edge of the range
+        (-3, -4.0, "unknown", "use --max_shift=55"),  # it takes even the best for out of sync
+    ],
+)
+def test_a_suspect_offset_is_compared_with_those_beyond_the_range(long_film, inside, level, verdict, said):
+    found = detect_offset(TwoPeaks(inside, -40, level), long_film, faces="whole")
+    assert (found.verdict, found.confidence >= 0.9) == (verdict, verdict == "out_of_sync")
+    assert found.offset_frames == (inside if verdict == "out_of_sync" else -40)
+    assert said is None or any(said in line for line in found.warnings)
+    there = detect_offset(TwoPeaks(inside, inside, level), long_film, faces="whole")
+    assert (there.verdict, there.offset_frames) == ("out_of_sync", inside)  # nothing better is beyond
+
+
 def test_an_edit_is_located_to_two_seconds(long_film):
     edit = 101.0
     _, found = measure(long_film, lambda loud: -3 if second(loud) < edit else 6)

@@ -146,6 +146,12 @@ def test_doubts_name_their_reason(found, wide, motion, audio, said):
     assert said in line
 
 
+def test_a_better_offset_outside_of_the_range_is_named():
+    found = Estimate(-15, 0.0, 9.0, 2.0, 30.0, 28.0)
+    (line,) = doubts(found, CONSTANT, 15, None, [3.0], SOUND, 6.0, better=-30)
+    assert "audio is late by 1200 ms (30 frames)" in line and line.endswith("try --max_shift=45")
+
+
 def test_no_doubts_where_there_are_none():
     assert doubts(Estimate(3, 1.0, 9.0, 2.0, 30.0, 28.0), CONSTANT, 15, None, [3.0], SOUND, 6.0) == []
     assert pauses(SOUND) > 0.2 > pauses(noise(8.0))
