@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks.common import machine, run_benchmark, to_json, versions
 from experiments.corpus import CHECKSUM, make
-from experiments.tables import LEARNING_RATES, TABLES, TEACHER, Row, best_rate
+from experiments.tables import TABLES, TEACHER, Row, best_rate
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.sources import open_source
@@ -54,19 +54,19 @@ def main():
     chosen = [rows[name] for name in ROWS.value or rows]
     if any(row.needs_teacher for row in (table.rows[0], *chosen)):
         run = functools.partial(run, teacher=_teacher(run, corpus))
-    rates = LEARNING_RATES
+    rates = table.rates
     if not table.each_tuned:
         rates = (_tuned(table.rows[0], seeds[:1], rates, run),)
     for index, row in enumerate(table.rows):
         if index % of == number and row.name in (ROWS.value or rows):
-            _tuned(row, seeds, rates if index else LEARNING_RATES, run)
+            _tuned(row, seeds, rates if index else table.rates, run)
 
 
 def _teacher(run, corpus: Path) -> Path:
     """The work directory of the teacher. Where its results are known but the model is not here, it is trained."""
     table = TABLES[TEACHER]
     row, seed = table.rows[0], table.seeds[0]
-    best = _tuned(row, (seed,), LEARNING_RATES, run)
+    best = _tuned(row, (seed,), table.rates, run)
     workdir = _workdir(row, seed, best)
     if not (workdir / "checkpoints" / str(row.steps)).exists():
         train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))

@@ -10,6 +10,7 @@ from mtd_jax.network.model import ENCODERS, ModelConfig
 STEPS, TEACHER_STEPS = 400, 1600  # fixed before the first run
 EPOCH = 100  # steps
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+TEACHER_RATES = (3e-4, 1e-3, 3e-3)  # four times the steps
 TEACHER = "teacher"  # the one row of its table, and the teacher of all others
 
 
@@ -56,13 +57,15 @@ class Table:
     Attributes:
       rows: the first one is what the others are compared with, paired by seed.
       seeds: of every row.
-      each_tuned: the first seed of every row runs with each of `LEARNING_RATES`, and its other seeds with the one
-        that is best on the validation list. Else only the first row does so, and the others take its rate.
+      each_tuned: the first seed of every row runs with each of the rates, and its other seeds with the one that is
+        best on the validation list. Else only the first row does so, and the others take its rate.
+      rates: learning rates.
     """
 
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     each_tuned: bool = True
+    rates: tuple[float, ...] = LEARNING_RATES
 
 
 def best_rate(tried: Iterable[Mapping[str, Any]]) -> float:
@@ -106,7 +109,7 @@ _REFERENCE = {
 _TOWERS = {"model.fusion": "none"}
 
 TABLES: dict[str, Table] = {
-    TEACHER: Table((Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,)),
+    TEACHER: Table((Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,), rates=TEACHER_RATES),
     "losses": Table(
         (
             _NONE,
