@@ -109,7 +109,9 @@ _REFERENCE = {
 _TOWERS = {"model.fusion": "none"}
 
 TABLES: dict[str, Table] = {
-    TEACHER: Table((Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,), rates=TEACHER_RATES),
+    TEACHER: Table(
+        (Row(TEACHER, {"model.widths": _TEACHER_WIDTHS}, TEACHER_STEPS),), seeds=(0,), rates=TEACHER_RATES
+    ),
     "losses": Table(
         (
             _NONE,
