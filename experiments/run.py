@@ -67,7 +67,7 @@ def _teacher(run, corpus: Path) -> Path:
     table = TABLES[TEACHER]
     row, seed = table.rows[0], table.seeds[0]
     best = _tuned(row, (seed,), table.rates, run)
-    workdir = _workdir(row, seed, best)
+    workdir = Path(WORKDIR.value) / row.run_name(seed, best)
     if not (workdir / "checkpoints" / str(row.steps)).exists():
         train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))
     return workdir
@@ -84,7 +84,7 @@ def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> f
 def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path | None = None) -> dict:
     """One run: what its JSON file says, or will."""
     config = row.config(seed, learning_rate, str(corpus), str(teacher or ""))
-    file = Path(OUTPUT.value) / row.folder / f"{seed}-{learning_rate:g}.json"
+    file = Path(OUTPUT.value) / f"{row.run_name(seed, learning_rate)}.json"
     settings = json.loads(to_json(config.to_dict()))
     settings["data"]["root"] = settings["teacher"] = ""  # folders of this machine
     if file.exists():
@@ -92,7 +92,7 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         if done["config"] != settings:
             raise UserError(f"{file}: is of another config; remove it to run it again")
         return done
-    workdir = _workdir(row, seed, learning_rate)
+    workdir = Path(WORKDIR.value) / row.run_name(seed, learning_rate)
     print(f"{row.name}, seed {seed}, learning rate {learning_rate:g}", flush=True)
     started = time.monotonic()
     trained = train(config, workdir, report=lambda line: print(f"  {line}", flush=True))
@@ -136,10 +136,6 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         flush=True,
     )
     return result
-
-
-def _workdir(row: Row, seed: int, learning_rate: float) -> Path:
-    return Path(WORKDIR.value) / row.folder / f"{seed}-{learning_rate:g}"
 
 
 def _commit() -> str:

@@ -32,10 +32,10 @@ class Row:
     def needs_teacher(self) -> bool:
         return self.changes.get("loss.name", "bce") != "bce"
 
-    @property
-    def folder(self) -> str:
-        """Its name as the name of a folder."""
-        return "".join(letter if letter.isalnum() else "_" for letter in self.name)
+    def run_name(self, seed: int, learning_rate: float) -> str:
+        """Of one run: ROW/SEED-RATE, for its folder and its results."""
+        folder = "".join(letter if letter.isalnum() else "_" for letter in self.name)
+        return f"{folder}/{seed}-{learning_rate:g}"
 
     def config(self, seed: int, learning_rate: float, corpus: str, teacher: str) -> Config:
         """The config of one run."""

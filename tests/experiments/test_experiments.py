@@ -21,14 +21,14 @@ def test_every_row_is_a_config_that_can_run(name):
         validate(config, 1)
         assert config.epochs * config.draws_per_epoch == row.steps * config.batch_size
         assert bool(config.teacher) == row.needs_teacher
-        folders.add(row.folder)
+        folders.add(row.run_name(0, 1.0))
     assert len(folders) == len(TABLES[name].rows)
 
 
 def test_rows_of_one_name_are_one_row():
     rows = {}
     for row in (row for table in TABLES.values() for row in table.rows):
-        assert rows.setdefault(row.folder, row) == row
+        assert rows.setdefault(row.run_name(0, 1.0), row) == row
 
 
 def test_the_page_is_drawn_from_the_results():
