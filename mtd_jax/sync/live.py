@@ -1,5 +1,7 @@
 """`--mode=infer --live`: a running verdict over the last seconds of a stream, a JSON line per second."""
 
+import contextlib
+import ctypes
 import gc
 import math
 import tempfile
@@ -16,6 +18,7 @@ from mtd_jax.sync.verdict import one_line_json
 from mtd_jax.video.stream import RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def live(
@@ -47,6 +50,7 @@ def live(
     if not 2 <= seconds <= 60:
         raise UserError(f"--live_seconds: expected 2 to 60, got {seconds:g}")
     check_max_shift(max_shift)
+    _share_memory()
     scorer, detector = Scorer(load_model(checkpoint)), face_source(faces)
     lines, due = 0, -math.inf
     with RecentStream(source, seconds, audio_track) as stream, tempfile.TemporaryDirectory() as folder:
@@ -75,3 +79,13 @@ def live(
     if not lines:
         raise UserError(f"{source}: {stream.ended}, before there was anything to measure")
     return 0
+
+
+def _share_memory() -> None:
+    """Has glibc serve all threads from two pools of memory instead of one or more per thread.
+
+    Every verdict decodes with new threads, and what is freed in one pool is of no use to another: memory would
+    grow for many minutes.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
