@@ -243,7 +243,8 @@ class TorchSyncModel(nn.Module):
 
     def scale_pixels(self, frames: Tensor) -> Tensor:
         """uint8 RGB (batch, T, H, W, 3) → float (batch, 3, H, W, T) in the pixel convention of the weights."""
-        x = frames.permute(0, 4, 2, 3, 1).float()
+        x = frames.permute(0, 4, 2, 3, 1)
+        x = x if x.is_floating_point() else x.float()
         x = x.flip(1) if self.pixels == "bgr01" else x
         return x if self.pixels == "rgb255" else x / 255
 

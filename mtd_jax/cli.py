@@ -6,6 +6,7 @@ they need when they start: JAX takes seconds to import, and data workers import 
 
 import functools
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -266,6 +267,8 @@ def _infer(values: CommandLine) -> int:
     compilation.prepare()
     if values.live:
         return _infer_live(values)
+    if values["live_seconds"].present:
+        raise UserError("--live_seconds is about streams: it needs --live")
     from mtd_jax.sync.command import measure
 
     return measure(
@@ -379,6 +382,8 @@ def _app(values: CommandLine):
 
     compilation.prepare()
     app(values.checkpoint, values.host, values.port)
+    sys.stderr.flush()
+    os._exit(0)  # threads that still compute for a visitor would crash in an orderly exit
 
 
 def _export(values: CommandLine):

@@ -59,8 +59,7 @@ def sync_loss(
     _check_model(model)
     pixels = _lower_halves(frames)
     mel = _mel(sound, pixels.shape[1], offset)
-    if len(mel) != len(pixels):
-        raise ValueError(f"sound: expected as many windows as frames, {len(pixels)}, got {len(mel)}")
+    _check_counts(pixels, mel)
     logits, _ = _seen(*nnx.split(model), pixels, mel)
     return jnp.mean(jax.nn.softplus(margin - at_least_float32(logits)))
 
@@ -75,13 +74,20 @@ def embed(model: SyncModel, frames: Faces, sound: Sound) -> Embedding:
     """
     _check_model(model)
     pixels = _lower_halves(frames)
-    _, features = _seen(*nnx.split(model), pixels, _mel(sound, pixels.shape[1], 0))
+    mel = _mel(sound, pixels.shape[1], 0)
+    _check_counts(pixels, mel)
+    _, features = _seen(*nnx.split(model), pixels, mel)
     return Embedding(features.video_tokens, features.audio_tokens)
 
 
 def _check_model(model: object) -> None:
     if not isinstance(model, SyncModel):
         raise ValueError(f"model: expected a SyncModel, got {type(model).__name__}; load_model(NAME) gives one")
+
+
+def _check_counts(pixels: Array, mel: Array) -> None:
+    if len(mel) != len(pixels):
+        raise ValueError(f"sound: expected as many windows as frames, {len(pixels)}, got {len(mel)}")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -94,22 +100,31 @@ def _seen(graphdef: nnx.GraphDef, state: nnx.State, pixels: Array, mel: Array) -
 def _lower_halves(frames: Faces) -> Float[Array, "batch T 48 96 3"]:
     """Frames as the network takes them; a warning where their numbers look like something else."""
     rows, columns, channels = FRAME_SHAPE
+    if not hasattr(frames, "ndim"):
+        raise ValueError(f"frames: expected an array, got {type(frames).__name__}")
+    if frames.ndim and not len(frames):
+        raise ValueError("frames: expected at least one window, got none")
     if frames.ndim != 5 or frames.shape[2] not in (rows, 2 * rows) or frames.shape[3:] != (columns, channels):
         raise ValueError(
             f"frames: expected (batch, T, 96, 96, 3), or lower halves (batch, T, 48, 96, 3), got {frames.shape}"
         )
     if not isinstance(frames, Tracer):  # under jit and grad there are no numbers to look at
-        _look_at(np.asarray(frames))
+        look_at(np.asarray(frames))
     frames = jnp.asarray(frames)
     return at_least_float32(frames if jnp.issubdtype(frames.dtype, jnp.floating) else frames.astype(jnp.float32))[
         :, :, -rows:
     ]
 
 
-def _look_at(frames: np.ndarray) -> None:
-    largest = float(frames.max(initial=0))
+def look_at(frames: np.ndarray) -> None:
+    """Warns where frames look like something else than RGB in [0, 255]; `ValueError` if they are not finite."""
+    smallest, largest = float(frames.min(initial=0)), float(frames.max(initial=0))
+    if not np.isfinite(largest - smallest):
+        raise ValueError("frames: expected finite numbers, got NaN or infinity")
     if 0 < largest <= _DARK:
-        warnings.warn(f"frames: expected 0 to 255, got at most {largest:g}; multiply them by 255", stacklevel=4)
+        scale = "255" if smallest >= 0 else "127.5, then add 127.5"
+        said = f"got {smallest:g} to {largest:g}; multiply them by {scale}"
+        warnings.warn(f"frames: expected 0 to 255, {said}", stacklevel=4)
     red, _, blue = frames.mean(axis=(0, 1, 2, 3), dtype=np.float64) * (255 if largest <= _DARK else 1)
     if blue > red + _BLUE:
         warnings.warn("frames: more blue than red, which no face has; expected RGB, not BGR", stacklevel=4)
@@ -118,6 +133,10 @@ def _look_at(frames: np.ndarray) -> None:
 def _mel(sound: Sound, window: int, offset: int) -> Float[Array, "batch S 80"]:
     """The log-mel spectrogram of windows of sound."""
     steps = mel_steps(window)
+    if not hasattr(sound, "ndim"):
+        raise ValueError(f"sound: expected an array, got {type(sound).__name__}")
+    if isinstance(offset, bool) or not isinstance(offset, int | np.integer):
+        raise ValueError(f"offset: expected a whole number of frames, got {offset!r}")
     if sound.ndim == 3:
         if sound.shape[1:] == (NUM_MEL, steps):
             raise ValueError(f"sound: expected (batch, {steps}, 80), got {sound.shape}; swap the last two axes")

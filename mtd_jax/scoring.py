@@ -30,7 +30,7 @@ Scores = Float[np.ndarray, "N shifts"]
 
 MAX_SHIFT = 15
 OUT_OF_CLIP = -1000.0
-_LARGEST_SAMPLE = 16.0  # in units of full scale; catches int16 samples passed as float
+LARGEST_SAMPLE = 16.0  # in units of full scale; catches int16 samples passed as float
 
 
 def mel_steps(window_frames: int) -> int:
@@ -246,7 +246,7 @@ def _check_clip(frames: np.ndarray, waveform: np.ndarray, max_shift: int, window
 
 def check_range(waveform: np.ndarray) -> None:
     """`ValueError` for float samples that are not finite, or that are int16 read as float."""
-    if waveform.dtype != np.int16 and not (peak := np.abs(waveform).max(initial=0)) < _LARGEST_SAMPLE:
+    if waveform.dtype != np.int16 and not (peak := np.abs(waveform).max(initial=0)) < LARGEST_SAMPLE:
         raise ValueError(f"waveform: expected finite float in [−1, 1), got ±{peak}; divide int16 values by 32768")
 
 

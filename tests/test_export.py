@@ -1,18 +1,22 @@
 """Models for programs without JAX: ONNX graphs and StableHLO give what JAX gives."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+import mtd_jax
 from mtd_jax import export
 from mtd_jax.checkpoint import save_model
 from mtd_jax.cli import run
 from mtd_jax.errors import UserError
 from mtd_jax.network.model import ModelConfig, SyncModel
 from mtd_jax.network.weights import bind, model_arrays
+from mtd_jax.synthetic.clips import synthetic_clip
 
 SMALL = {"widths": (4, 4, 6, 6, 8), "num_layers": 2, "num_heads": 2}
 CONFIGS = {
@@ -57,8 +61,23 @@ def test_the_included_model_is_exported_with_its_licence_and_takes_any_batch(tmp
     (together,) = session.run(None, {"frames": frames})
     for window, tokens in zip(frames, np.asarray(together), strict=True):
         np.testing.assert_allclose(session.run(None, {"frames": window[None]})[0][0], tokens, atol=1e-4)
+    assert_the_documented_scan_is_score_clip(tmp_path / "out")
     assert run(["", "--mode=export", f"--output={tmp_path}/out"]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def assert_the_documented_scan_is_score_clip(exported):
+    text = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "onnxruntime" in block)
+    clip = synthetic_clip(seed=0, speaker=1, index=0)
+    names = {"frames": clip.frames, "waveform": clip.waveform}
+    exec(code.replace("exported", str(exported)), names)
+    scores = mtd_jax.score_clip(mtd_jax.load_model(), clip.frames, clip.waveform)
+    count = len(names["in_sync"])
+    assert count == len(clip.frames) - 6 == len(scores) - 1
+    np.testing.assert_allclose(names["in_sync"], scores[1:, 15], atol=1e-3)
+    # Window i of the video with the audio of window i − 2: audio that is early by two frames.
+    np.testing.assert_allclose(names["early_by_2"], scores[3:, 13], atol=1e-3)
 
 
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):

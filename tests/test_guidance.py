@@ -110,8 +110,10 @@ def test_embeddings_are_the_prenets_tokens(model, windows):
 def test_common_mistakes_are_named(model, windows):
     frames, sound = windows
     mel = mtd_jax.log_mel(sound)[:, :-1]
-    with pytest.warns(UserWarning, match=r"expected 0 to 255, got at most 1; multiply them by 255"):
+    with pytest.warns(UserWarning, match=r"expected 0 to 255, got 0.* to 1; multiply them by 255$"):
         mtd_jax.sync_loss(model, np.minimum(frames / 254, 1), sound)
+    with pytest.warns(UserWarning, match=r"got -.* to .*; multiply them by 127.5, then add 127.5"):
+        mtd_jax.sync_loss(model, frames / 127.5 - 1, sound)
     with pytest.warns(UserWarning, match="more blue than red, .* expected RGB, not BGR"):
         mtd_jax.embed(model, frames[..., ::-1], sound)
     with warnings.catch_warnings():
@@ -128,9 +130,16 @@ def test_common_mistakes_are_named(model, windows):
         ),
         ((frames, np.nan * sound), r"waveform: expected finite float in \[−1, 1\), got ±nan"),
         ((frames, sound[:1]), "sound: expected as many windows as frames, 2, got 1"),
+        ((frames[:0], sound[:0]), "frames: expected at least one window, got none"),
+        ((np.where(frames == frames.max(), np.nan, frames), sound), "frames: expected finite numbers"),
+        ((frames.tolist(), sound), "frames: expected an array, got list"),
+        ((frames, sound.tolist()), "sound: expected an array, got list"),
     ):
-        with pytest.raises(ValueError, match=message):
-            mtd_jax.sync_loss(model, *wrong)
+        for use in (mtd_jax.sync_loss, mtd_jax.embed):
+            with pytest.raises(ValueError, match=message):
+                use(model, *wrong)
+    with pytest.raises(ValueError, match="offset: expected a whole number of frames, got 1.5"):
+        mtd_jax.sync_loss(model, frames, sound, offset=1.5)
     with pytest.raises(ValueError, match="expected a SyncModel, got str"):
         mtd_jax.embed("box", frames, sound)
     with pytest.raises(ValueError, match="640 samples for each of 5 frames and 2 more at both ends"):

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -29,6 +30,7 @@ _ABOUT = """# Are the lips in sync?
 Drop a video of someone who speaks, or record one. It stays on the machine that serves this page, and is deleted
 within an hour or so. Where the browser cannot play a format, it is checked all the same.
 """
+_RANGES = {"±0.6 s": 15, "±1.6 s": 40, "±5 s": 125}  # frames
 _STYLE = DRAWINGS_STYLE + "video { max-height: 35vh }"
 
 
@@ -71,12 +73,19 @@ def build(checkpoint, folder: Path) -> gr.Blocks:
     """The page. Args: folder: for copies in sync."""
     scorer, source, name = Scorer(load_model(checkpoint)), face_source("mtcnn"), shown(checkpoint)
 
-    def check(video: str | None, progress: Any = gr.Progress()):  # noqa: B008 (how Gradio wants it)
+    def check(video: str | None, reach: str = next(iter(_RANGES)), progress: Any = gr.Progress()):  # noqa: B008 (how Gradio wants it)
         if video is None:
             return "## Drop a video first", *nothing()
 
         def find(path, track: str | None = None) -> Result:
-            found = detect_offset(scorer, path, faces=source, audio_track=track, progress=_Shown(progress))
+            found = detect_offset(
+                scorer,
+                path,
+                faces=source,
+                max_shift=_RANGES[reach],
+                audio_track=track,
+                progress=_Shown(progress),
+            )
             return dataclasses.replace(found, model=name)
 
         try:
@@ -86,6 +95,7 @@ def build(checkpoint, folder: Path) -> gr.Blocks:
             return f"## No verdict\n\n{html.escape(why)}", *nothing()
         note, copy = _in_sync(result, find, folder)
         headline, *details = text(result).removeprefix(f"{video}: ").splitlines()
+        details = [re.sub(r"(use|try|\() ?--max_shift(=\d+)?", r"\1 a larger range", line) for line in details]
         lines = [f"## {headline[0].upper()}{headline[1:]}", *details, note]
         told = "\n\n".join(line.strip() for line in lines if line)
         return told, drawings(result), gr.File(copy, visible=copy is not None)
@@ -98,14 +108,15 @@ def build(checkpoint, folder: Path) -> gr.Blocks:
         with gr.Row():
             with gr.Column():
                 video = gr.Video(label="Video", sources=["upload", "webcam"])
+                reach = gr.Radio(list(_RANGES), value=next(iter(_RANGES)), label="Range of offsets")
                 button = gr.Button("Check", variant="primary")
             with gr.Column():
                 verdict = gr.Markdown(min_height=120)
                 copy = gr.File(label="Copy in sync", interactive=False, visible=False)
         pictures = gr.HTML()
         shown_there = [verdict, pictures, copy]
-        video.change(lambda: ("", *nothing()), None, shown_there, show_progress="hidden")
-        button.click(check, video, shown_there, show_progress_on=verdict)
+        run = button.click(check, [video, reach], shown_there, show_progress_on=verdict)
+        video.change(lambda: ("", *nothing()), None, shown_there, show_progress="hidden", cancels=run)
     return page
 
 

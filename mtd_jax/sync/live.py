@@ -15,7 +15,7 @@ from mtd_jax.models import load_model, shown
 from mtd_jax.scoring import MAX_SHIFT, Scorer
 from mtd_jax.sync.detect import MAX_FACES, check_max_shift, detect_offset
 from mtd_jax.sync.verdict import one_line_json
-from mtd_jax.video.stream import RecentStream
+from mtd_jax.video.stream import ENDED, RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -45,7 +45,7 @@ def live(
       The exit code.
 
     Raises:
-      UserError: the stream cannot be opened, or ends without any verdict.
+      UserError: the stream cannot be opened, ends without any verdict, or breaks off.
     """
     if not 2 <= seconds <= 60:
         raise UserError(f"--live_seconds: expected 2 to 60, got {seconds:g}")
@@ -78,6 +78,8 @@ def live(
             gc.collect()  # of a file that was read; its cycles would pile up for minutes, and this runs for days
     if not lines:
         raise UserError(f"{source}: {stream.ended}, before there was anything to measure")
+    if stream.ended != ENDED:
+        raise UserError(f"{source}: stopped after {lines} {'line' if lines == 1 else 'lines'}: {stream.ended}")
     return 0
 
 

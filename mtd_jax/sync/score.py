@@ -93,10 +93,14 @@ def set_score(clips: Mapping[str, ClipScore]) -> dict[str, Any]:
 
 
 def compared(clips: Mapping[str, ClipScore], references: Mapping[str, ClipScore]) -> dict[str, Any]:
-    """What generated clips have more than their references of the same names, with 95 % intervals of the pairs."""
+    """What generated clips have more than their references of the same names, with 95 % intervals of the pairs.
+
+    Also how many pairs there are, and the names of those that have no partner.
+    """
     pairs = [(clips[name], references[name]) for name in clips if name in references]
     return {
         "pairs": len(pairs),
+        "alone": sorted(clips.keys() ^ references.keys()),
         **{name: _mean(np.array([getattr(a, name) - getattr(b, name) for a, b in pairs])) for name in MEASURES},
     }
 

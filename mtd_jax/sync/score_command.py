@@ -129,10 +129,11 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(*row)
         console.print(table)
     table = rich.table.Table("", *MEASURES.values())
-    for what, name in (("these videos", "set"), ("references", "references"), ("difference", "compared")):
-        if name in result:
-            table.add_row(what, *(_with_interval(result[name][measure]) for measure in MEASURES))
+    for row in _rows(result):
+        table.add_row(*row)
     console.print(table)
+    if alone := _alone(result):
+        console.print(alone, highlight=False, markup=False)
     offsets = ", ".join(f"{int(offset):+d}: {count}" for offset, count in result["set"]["offsets"].items())
     console.print(f"offsets in frames: {offsets}", highlight=False)
     count = f"{result['set']['clips']} clips, {len(result['failed'])} failed"
@@ -140,24 +141,44 @@ def _print(result: dict[str, Any]) -> None:
     console.print(named, highlight=False)
 
 
-def _with_interval(value: dict[str, Any]) -> str:
+def _rows(result: dict[str, Any]) -> list[list[str]]:
+    """What is shown of the sets: which, of how many clips, and each measure."""
+    rows = []
+    for what, name in (("these videos", "set"), ("references", "references"), ("difference of pairs", "compared")):
+        if name in result:
+            found = result[name]
+            count = found["pairs" if name == "compared" else "clips"]
+            rows.append([f"{what} ({count})", *(_with_interval(found[measure], count) for measure in MEASURES)])
+    return rows
+
+
+def _alone(result: dict[str, Any]) -> str:
+    """Names the clips that are in no pair."""
+    alone = result["compared"]["alone"] if "compared" in result else []
+    shown = ", ".join(alone[:_LISTED]) + (", …" if len(alone) > _LISTED else "")
+    return f"in no pair: {shown}" if alone else ""
+
+
+def _with_interval(value: dict[str, Any], count: int) -> str:
     low, high = value["interval"]
-    return f"{value['mean']:.2f} ({low:.2f} … {high:.2f})"
+    return f"{value['mean']:.2f}" + (f" ({low:.2f} … {high:.2f})" if count > 1 else "")
 
 
 def _page(result: dict[str, Any]) -> str:
-    rows = [("these videos", "set"), ("references", "references"), ("difference", "compared")]
     head = "".join(f"<th>{title}</th>" for title in ("", *MEASURES.values()))
     body = "".join(
-        f"<tr><th>{what}</th>{''.join(f'<td>{_with_interval(result[name][m])}</td>' for m in MEASURES)}</tr>"
-        for what, name in rows
-        if name in result
+        f"<tr><th>{what}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
+        for what, *values in _rows(result)
     )
     named = f"{result['score']}, by {result['model']}, {result['set']['clips']} clips"
+    lost = "".join(f"<li>{html.escape(f'{path}: {why}')}</li>" for path, why in result["failed"].items())
+    notes = f"<h2>Failed</h2><ul>{lost}</ul>" if lost else ""
+    if alone := _alone(result):
+        notes = f"<p>{html.escape(alone[0].upper() + alone[1:])}</p>{notes}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Sync score</title><style>{STYLE}</style></head><body>
 <h1>Sync score of {html.escape(result["videos"])}</h1><p class="note">{html.escape(named)}</p>
-<table><tr>{head}</tr>{body}</table>
+<table><tr>{head}</tr>{body}</table>{notes}
 <div class="drawings"><figure><img alt="histograms of offsets, logits and contrast" src="{_histograms(result)}">
 <figcaption>Of all clips. Offsets are in frames of 40 ms, positive = the audio is early.</figcaption></figure>
 </div>

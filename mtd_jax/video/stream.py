@@ -23,6 +23,7 @@ from av.stream import Stream
 from mtd_jax.errors import UserError, one_line
 from mtd_jax.video.container import audio_stream, seconds, video_stream
 
+ENDED = "the stream has ended"
 _OPENING, _SILENCE = 30.0, 20.0  # seconds without a byte
 _BACK = 1.0  # seconds; a clock that goes back further begins another stream
 _MOST_BYTES = 500_000_000  # of packets; a stream without key frames would fill the memory
@@ -71,7 +72,7 @@ class RecentStream:
         self._packets: collections.deque[_Kept] = collections.deque()
         self._bytes = 0
         self._changed = threading.Condition()
-        self._newest = -math.inf
+        self._begin, self._newest = math.inf, -math.inf
         self._closing = False
         self.ended = ""
         self._thread = threading.Thread(target=self._read, name="stream", daemon=True)
@@ -121,15 +122,16 @@ class RecentStream:
             for packet in self._container.demux(self._video, self._audio):
                 if self._closing:
                     break
-                if packet.size and packet.dts is not None:
+                # At the start of a Matroska file with B-frames only one of the two is known.
+                if packet.size and (packet.dts is not None or packet.pts is not None):
                     self._add(packet)
-            why = "the stream has ended"
+            why = ENDED
         except ExitError:
             why = f"nothing came for {_SILENCE:.0f} s"
         except (FFmpegError, OSError) as error:
             why = one_line(error)
-        except _ClockWentBack:
-            why = "its clock went back"
+        except _Stopped as stop:
+            why = str(stop)
         with self._changed:
             self.ended = why
             self._changed.notify_all()
@@ -147,13 +149,16 @@ class RecentStream:
             shown,
         )
         if is_video and shown < self._newest - _BACK:
-            raise _ClockWentBack
+            raise _Stopped("its clock went back")
+        self._begin = min(self._begin, shown)
+        if shown > max(self._newest, self._begin) + max(_SILENCE, self._keep):
+            raise _Stopped("its video has stopped")
         with self._changed:
             self._packets.append(kept)
             self._bytes += len(kept.data)
             if is_video:
                 self._newest = max(self._newest, shown)
-                self._forget(shown - self._keep)
+            self._forget(self._newest - self._keep)
             self._changed.notify_all()
 
     def _begins(self, packet: _Kept) -> bool:
@@ -169,8 +174,8 @@ class RecentStream:
             drop = max(drop - 1, 0)
 
 
-class _ClockWentBack(Exception):
-    """What comes is another stream than before."""
+class _Stopped(Exception):
+    """What comes now is not the stream that it was."""
 
 
 def _open(source: str) -> InputContainer:
@@ -179,6 +184,9 @@ def _open(source: str) -> InputContainer:
     try:
         container = av.open(what, "r", metadata_errors="replace", options=options, timeout=(_OPENING, _SILENCE))
     except FFmpegError as error:
-        raise UserError(f"{source}: cannot be read as a stream ({one_line(error)})") from error
+        raise UserError(
+            f"{source}: cannot be read as a stream ({one_line(error)}); expected one that is readable from its "
+            "start, such as MPEG-TS or Matroska: an .mp4 often has its index at the end"
+        ) from error
     assert isinstance(container, InputContainer)
     return container

@@ -56,6 +56,17 @@ def test_it_is_frozen_and_says_what_does_not_fit(windows, tmp_path):
     mel = np.asarray(mtd_jax.log_mel(windows[1][:, 1280:-1280]))[:, :-1]
     heard = loss(frames, sound[:, 1280:-1280]).item()
     assert loss(frames, torch.tensor(mel)).item() == pytest.approx(heard, rel=1e-4)
+    with pytest.raises(ValueError, match="an offset needs a waveform, got a spectrogram"):
+        loss(frames, torch.tensor(mel), offset=1)
+    with pytest.raises(ValueError, match="frames: expected a tensor, got ndarray"):
+        loss(windows[0], sound)
+    samples = (sound[:, 1280:-1280] * 32768).round()
+    with pytest.raises(ValueError, match=r"expected finite samples in \[−1, 1\)"):
+        loss(frames, samples)
+    assert loss(frames, samples.to(torch.int16)).item() == pytest.approx(heard, rel=1e-3)
+    assert loss.double()(frames, sound[:, 1280:-1280]).item() == pytest.approx(heard, rel=1e-4)
+    with pytest.warns(UserWarning, match="expected 0 to 255"):
+        TorchSyncLoss()(frames / 255, sound[:, 1280:-1280])
     save_model(tmp_path / "towers", SyncModel(ModelConfig.tiny(fusion="none")))
     with pytest.raises(UserError, match="the PyTorch twin has no two towers"):
         TorchSyncLoss(tmp_path / "towers")

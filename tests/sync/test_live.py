@@ -57,6 +57,31 @@ def test_the_last_seconds_are_kept_from_a_key_frame_on(film, tmp_path):
     assert difference.max() == 0  # copied, not encoded again
 
 
+def test_the_first_key_frame_counts_where_only_one_of_its_times_is_known(film, tmp_path):
+    """As in Matroska files with B-frames, whose first packets have no time of decoding."""
+    path = tmp_path / "film.mkv"
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    encode = ["-t", "3", "-c:v", "libx264", "-bf", "2", "-g", "250", "-c:a", "copy"]
+    subprocess.run([ffmpeg, "-v", "error", "-i", film, *encode, path], check=True)
+    with RecentStream(str(path), 3.0) as stream:
+        newest(stream)
+        assert stream.write(tmp_path / "last.mkv")
+    assert len(read(tmp_path / "last.mkv")[0]) >= 72
+
+
+def test_a_stream_whose_video_stops_ends(film, tmp_path, monkeypatch):
+    """The audio that goes on must not be kept for ever."""
+    monkeypatch.setattr(stream_module, "_SILENCE", 2.0)
+    path = tmp_path / "stops.ts"
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    both = ["-t", "3", "-i", film, "-i", film, "-map", "0:v", "-map", "1:a", "-c", "copy"]
+    subprocess.run([ffmpeg, "-v", "error", *both, path], check=True)
+    with RecentStream(str(path), 2.0) as stream:
+        newest(stream)
+        assert stream.ended == "its video has stopped"
+        assert len(stream._packets) < 200
+
+
 def test_a_named_pipe_gives_a_line_per_second_and_ends(film, tmp_path, capsys, monkeypatch):
     times = []
 

@@ -53,7 +53,11 @@ def test_pairs_are_compared_by_name():
     clips = {n: dataclasses.replace(ONE, logit=value) for n, value in (("a", 1.0), ("b", 3.0), ("c", 9.0))}
     references = {n: dataclasses.replace(ONE, logit=value) for n, value in (("a", 2.0), ("b", 4.0), ("d", 9.0))}
     result = compared(clips, references)
-    assert result["pairs"] == 2 and result["logit"] == {"mean": -1.0, "interval": [-1.0, -1.0]}
+    assert (
+        result["pairs"] == 2
+        and result["alone"] == ["c", "d"]
+        and result["logit"] == {"mean": -1.0, "interval": [-1.0, -1.0]}
+    )
 
 
 @pytest.fixture
@@ -82,8 +86,12 @@ def test_the_command_writes_tables_json_and_a_page(films, capsys, monkeypatch):
     assert run([*flags, f"--references={films}/real", f"--report={films}/page.html"]) == 1
     out, err = capsys.readouterr()
     assert "sub/c_0" in out and "offsets in frames: +0: 2, +4: 1" in out and "version 1" in out
-    assert "3 clips, 1 failed" in out and "difference" in out and "broken_0.mp4: failed: no face" in err
+    assert (
+        "3 clips, 1 failed" in out and "difference of pairs (2)" in out and "broken_0.mp4: failed: no face" in err
+    )
     page = (films / "page.html").read_text()
+    assert "in no pair: sub/c_0, z_0" in out and "In no pair: sub/c_0, z_0" in page
+    assert "<h2>Failed</h2>" in page and "broken_0.mp4: no face" in page
     assert "data:image/png;base64," in page and all(title in page for title in MEASURES.values())
     (films / "made" / "broken_0.mp4").unlink()
     assert run([*flags, "--json"]) == 0
