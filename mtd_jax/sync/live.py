@@ -18,7 +18,7 @@ from mtd_jax.sync.verdict import one_line_json
 from mtd_jax.video.stream import ENDED, RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
-_M_ARENA_MAX = -8  # of glibc's malloc.h
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
 
 
 def live(
@@ -50,7 +50,7 @@ def live(
     if not 2 <= seconds <= 60:
         raise UserError(f"--live_seconds: expected 2 to 60, got {seconds:g}")
     check_max_shift(max_shift)
-    _share_memory()
+    _give_memory_back()
     scorer, detector = Scorer(load_model(checkpoint)), face_source(faces)
     lines, due = 0, -math.inf
     with RecentStream(source, seconds, audio_track) as stream, tempfile.TemporaryDirectory() as folder:
@@ -83,11 +83,13 @@ def live(
     return 0
 
 
-def _share_memory() -> None:
-    """Has glibc serve all threads from two pools of memory instead of one or more per thread.
+def _give_memory_back() -> None:
+    """Has glibc return arrays to the system once they are freed, and serve all threads from two pools.
 
-    Every verdict decodes with new threads, and what is freed in one pool is of no use to another: memory would
-    grow for many minutes.
+    Left alone it keeps large blocks for reuse, in one pool or more for every thread. Each verdict decodes with new
+    threads, about a little more or less of the stream, so blocks seldom fit again, and memory grows by the hour.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        tune = ctypes.CDLL(None).mallopt
+        tune(_M_ARENA_MAX, 2)
+        tune(_M_MMAP_THRESHOLD, 1 << 18)
