@@ -113,7 +113,7 @@ def ways(model, calibration: np.ndarray, folder: Path) -> dict[str, Callable[[],
     threads = usable_cores()
 
     def ours() -> np.ndarray:
-        chunks = Chunks(COUNT, 2, 5)
+        chunks = Chunks.best_for("cpu")._replace(encoded=COUNT)
         return np.asarray(_encode_frames(config, chunks, 1, weights, long))
 
     def with_onnx_runtime(path: Path) -> Callable[[], np.ndarray]:

@@ -17,6 +17,7 @@ from experiments.report import RESULTS, ROOT, load
 from experiments.tables import TABLES, TEACHER
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
+from mtd_jax.data.clip import SAMPLES_PER_FRAME
 from mtd_jax.data.sources import open_source
 from mtd_jax.errors import UserError
 from mtd_jax.network.mel import log_mel
@@ -80,7 +81,7 @@ def attentions(model: SyncModel, clip: tuple[np.ndarray, np.ndarray]) -> dict[st
     """By encoder, (query, key): attention of the last layer, mean of its heads, for a pair in the middle."""
     (frames, waveform), window = clip, model.config.window_frames
     start = len(frames) // 2
-    mel = log_mel(waveform[640 * start : 640 * (start + window)])[:-1]
+    mel = log_mel(waveform[SAMPLES_PER_FRAME * start : SAMPLES_PER_FRAME * (start + window)])[:-1]
     _, features = model(jnp.asarray(frames[start : start + window])[None], mel[None], return_features=True)
     return {
         encoder: np.asarray(jax.nn.softmax(features.attention_logits[encoder][-1, 0]).mean(axis=0))

@@ -128,8 +128,8 @@ def _fetch(url: str, partial: Path) -> None:
             file = partial.open("ab" if resumed else "wb")
         if not resumed:
             write_text(_facts(partial), json.dumps({"validator": same}))
-        known = "" if total is None else f" ({_shown(total)})"
-        print(f"downloading {partial.stem}{known}", file=sys.stderr)
+        size = "" if total is None else f" ({_shown(total)})"
+        print(f"downloading {url}{size}", file=sys.stderr)
         with _bar(partial.stem, begins, total) as advance, writing_to(partial), file:
             for block in _blocks(response):
                 file.write(block)

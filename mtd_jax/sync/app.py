@@ -95,7 +95,7 @@ def build(checkpoint, folder: Path) -> gr.Blocks:
             return f"## No verdict\n\n{html.escape(why)}", *nothing()
         note, copy = _in_sync(result, find, folder)
         headline, *details = text(result).removeprefix(f"{video}: ").splitlines()
-        details = [re.sub(r"(use|try|\() ?--max_shift(=\d+)?", r"\1 a larger range", line) for line in details]
+        details = [re.sub(r"--max_shift(=\d+)?", "a larger range", line) for line in details]  # the page's word
         lines = [f"## {headline[0].upper()}{headline[1:]}", *details, note]
         told = "\n\n".join(line.strip() for line in lines if line)
         return told, drawings(result), gr.File(copy, visible=copy is not None)
@@ -129,7 +129,8 @@ def _in_sync(result: Result, find, folder: Path) -> tuple[str, str | None]:
     try:
         done = write_fixed(result, output, find)
     except UserError as error:
-        return f"No copy in sync: {str(error).removeprefix(f'{output}: ')}", None
+        output.unlink(missing_ok=True)
+        return f"No copy in sync: {str(error).replace(str(output), output.name)}", None
     return f"The copy: {done.removeprefix(f'{output}: ')}", str(output)
 
 
