@@ -4,7 +4,8 @@
     python -m experiments.run --table=losses --rows=MTD --seeds=0 --workdir=EXPERIMENTS --results=/tmp/again
 
 Every run writes one JSON file, and is skipped where that exists. Several processes can share a table once the
-teacher is there (`--table=teacher`): `--part=0/2` and `--part=1/2` take turns at the rows.
+teacher and the starts are there (`--table=teacher`, `--table=starts`): `--part=0/2` and `--part=1/2` take turns at
+the rows.
 """
 
 import functools
@@ -12,14 +13,16 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from benchmarks.common import machine, run_benchmark, to_json, versions
 from experiments.corpus import CHECKSUM, make
-from experiments.tables import TABLES, TEACHER, Row, best_rate
+from experiments.tables import START_RATE, TABLES, TEACHER, Row, best_rate
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
+from mtd_jax.config import Config
 from mtd_jax.data.sources import open_source
 from mtd_jax.errors import UserError
 from mtd_jax.evaluation.evaluate import evaluate
@@ -63,14 +66,23 @@ def main():
 
 
 def _teacher(run, corpus: Path) -> Path:
-    """The work directory of the teacher. Where its results are known but the model is not here, it is trained."""
+    """The work directory of the teacher."""
     table = TABLES[TEACHER]
     row, seed = table.rows[0], table.seeds[0]
-    best = _tuned(row, (seed,), table.rates, run)
-    workdir = Path(WORKDIR.value) / row.run_name(seed, best)
+    return _trained(row, seed, _tuned(row, (seed,), table.rates, run), corpus)
+
+
+def _trained(row: Row, seed: int, learning_rate: float, corpus: Path) -> Path:
+    """The work directory of a run. Where its results are known but the model is not here, it is trained."""
+    _run(row, seed, learning_rate, corpus)
+    workdir = Path(WORKDIR.value) / row.run_name(seed, learning_rate)
     if not (workdir / "checkpoints" / str(row.steps)).exists():
-        train(row.config(seed, best, str(corpus), ""), workdir, report=lambda line: print(f"  {line}", flush=True))
+        train(row.config(seed, learning_rate, str(corpus)), workdir, report=_indented)
     return workdir
+
+
+def _indented(line: str) -> None:
+    print(f"  {line}", flush=True)
 
 
 def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> float:
@@ -83,10 +95,11 @@ def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> f
 
 def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path | None = None) -> dict:
     """One run: what its JSON file says, or will."""
-    config = row.config(seed, learning_rate, str(corpus), str(teacher or ""))
+    start = _trained(row.start, seed, START_RATE, corpus) if row.start else ""
+    config = row.config(seed, learning_rate, str(corpus), str(teacher or ""), str(start))
     file = Path(OUTPUT.value) / f"{row.run_name(seed, learning_rate)}.json"
     settings = json.loads(to_json(config.to_dict()))
-    settings["data"]["root"] = settings["teacher"] = ""  # folders of this machine
+    settings["data"]["root"] = settings["teacher"] = settings["init"] = ""  # folders of this machine
     if file.exists():
         done = json.loads(file.read_text())
         if done["config"] != settings:
@@ -95,7 +108,7 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
     workdir = Path(WORKDIR.value) / row.run_name(seed, learning_rate)
     print(f"{row.name}, seed {seed}, learning rate {learning_rate:g}", flush=True)
     started = time.monotonic()
-    trained = train(config, workdir, report=lambda line: print(f"  {line}", flush=True))
+    trained = train(config, workdir, report=_indented)
     model = load_model(workdir)
     scored = {
         name: evaluate(model, open_source("lrs2", str(corpus), listed, min_frames=6), progress=False)
@@ -107,11 +120,13 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         "seed": seed,
         "learning_rate": learning_rate,
         "steps": row.steps,
+        "start": row.start.run_name(seed, START_RATE) if row.start else "",
         "parameters": count_parameters(model),
         "corpus": f"{CHECKSUM:#010x}",
         "commit": _commit(),
         "config": settings,
         "train_seconds": round(trained["train_seconds"], 1),
+        "step_ms": round(_step_ms(config, logged), 1),
         "seconds": round(time.monotonic() - started, 1),
         "validation": {"accuracy": scored["validation"]["accuracy"]},
         "test": {
@@ -136,6 +151,11 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         flush=True,
     )
     return result
+
+
+def _step_ms(config: Config, logged: list[dict[str, Any]]) -> float:
+    """Of the fastest `log_every` steps: those that other work on the machine disturbed least."""
+    return 1000 * config.batch_size / max(line.get("clips_per_second", 0.0) for line in logged)
 
 
 def _commit() -> str:

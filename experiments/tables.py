@@ -7,10 +7,13 @@ from typing import Any
 from mtd_jax.config import NO_DROPOUT, Config, small_config
 from mtd_jax.network.model import ENCODERS, ModelConfig
 
-STEPS, TEACHER_STEPS = 400, 1600  # fixed before the first run
+# Fixed before the first run that they are about.
+START_STEPS, STEPS = 600, 300  # of what all students begin with, and of each of them after it
+SCRATCH_STEPS, TEACHER_STEPS = 400, 1600  # without such a start
 EPOCH = 100  # steps
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-TEACHER_RATES = (3e-4, 1e-3, 3e-3)  # four times the steps
+TEACHER_RATES = (3e-4, 1e-3, 3e-3)  # many more steps
+START_RATE = 1e-3
 TEACHER = "teacher"  # the one row of its table, and the teacher of all others
 
 
@@ -21,12 +24,14 @@ class Row:
     Attributes:
       name: as shown; the same row may stand in several tables, and is run once.
       changes: of the base config, by dotted name.
-      steps: of the training.
+      steps: of the training, after those of its start.
+      start: the row whose weights, of the same seed, this one begins with; None: fresh weights.
     """
 
     name: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = STEPS
+    start: "Row | None" = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -37,8 +42,8 @@ class Row:
         folder = "".join(letter if letter.isalnum() else "_" for letter in self.name)
         return f"{folder}/{seed}-{learning_rate:g}"
 
-    def config(self, seed: int, learning_rate: float, corpus: str, teacher: str) -> Config:
-        """The config of one run."""
+    def config(self, seed: int, learning_rate: float, corpus: str, teacher: str = "", start: str = "") -> Config:
+        """The config of one run. Args: corpus, teacher, start: folders."""
         config = base_config()
         config.update_from_flattened_dict(self.changes)
         config.seed = seed
@@ -47,6 +52,7 @@ class Row:
         config.draws_per_epoch = EPOCH * config.batch_size
         config.data.root = corpus
         config.teacher = teacher if self.needs_teacher else ""
+        config.init = start if self.start else ""
         return config
 
 
@@ -81,6 +87,18 @@ def base_config() -> Config:
     return config
 
 
+def _student(name: str, changes: Mapping[str, Any] | None = None) -> Row:
+    return Row(name, changes or {}, start=_START)
+
+
+def _towers(name: str, changes: Mapping[str, Any], start: Row) -> Row:
+    return Row(name, start.changes | changes, start=start)
+
+
+def _scratch(row: Row) -> Row:
+    return Row(f"{row.name}, from scratch", row.changes, SCRATCH_STEPS)
+
+
 def _loss(name: str, **options: Any) -> dict[str, Any]:
     return {"loss.name": name} | {f"loss.{option}": value for option, value in options.items()}
 
@@ -91,12 +109,15 @@ def _layers(*chosen: int) -> dict[str, Any]:
 
 
 def _longer(row: Row, times: int) -> Row:
-    return Row(f"{row.name}, {times}×", row.changes, times * row.steps)
+    return Row(f"{row.name}, {times}×", row.changes, times * row.steps, row.start)
 
 
 _TEACHER_WIDTHS = (8, 8, 16, 32, 64)
-_NONE = Row("none")
-_MTD = Row("MTD", _loss("mtd"))
+_START = Row("start", steps=START_STEPS)
+_NONE = _student("none")
+_KD = _student("KD", _loss("kd", temperature=5.0))
+_FITNET = _student("FitNet", _loss("fitnet"))
+_MTD = _student("MTD", _loss("mtd"))
 # Published pairs: as many windows and about as many encodings as a grid has, so that a step costs the same.
 _REFERENCE = {
     "data.pairing": "reference",
@@ -106,7 +127,10 @@ _REFERENCE = {
     "loss.token_info_nce_weight": 0.0,
 }
 
-_TOWERS = {"model.fusion": "none"}
+_TOWERS_START = Row("two towers, start", {"model.fusion": "none"}, START_STEPS)
+_WIDE_START = Row(
+    "two towers, wider, start", _TOWERS_START.changes | {"model.widths": _TEACHER_WIDTHS}, START_STEPS
+)
 
 TABLES: dict[str, Table] = {
     TEACHER: Table(
@@ -115,32 +139,32 @@ TABLES: dict[str, Table] = {
     "losses": Table(
         (
             _NONE,
-            Row("KD", _loss("kd", temperature=5.0)),
-            Row("RKD", _loss("rkd")),
-            Row("FitNet", _loss("fitnet")),
-            Row("MiniLM", _loss("minilm")),
+            _KD,
+            _student("RKD", _loss("rkd")),
+            _FITNET,
+            _student("MiniLM", _loss("minilm")),
             _MTD,
-            Row("features", _loss("features")),
-            Row("list-wise KD", _loss("listwise")),
-            Row("DIST", _loss("dist")),
-            Row("interactive", _loss("interactive")),
-            Row("contrastive", _loss("contrastive")),
+            _student("features", _loss("features")),
+            _student("list-wise KD", _loss("listwise")),
+            _student("DIST", _loss("dist")),
+            _student("interactive", _loss("interactive")),
+            _student("contrastive", _loss("contrastive")),
         ),
     ),
     "parts": Table(
         (
             _MTD,
-            Row("without CAD", _loss("mtd", use_attention=False)),
-            Row("without VR", _loss("mtd", use_value=False)),
-            Row("fixed weights", _layers(1, 2)),
-            Row("last layers, fixed weights", _layers(2)),
-            Row("without the clamp", _loss("mtd", clamp_va=False)),
-            Row("temperature 5", _loss("mtd", temperature=5.0)),
-            Row("temperature 10", _loss("mtd", temperature=10.0)),
+            _student("without CAD", _loss("mtd", use_attention=False)),
+            _student("without VR", _loss("mtd", use_value=False)),
+            _student("fixed weights", _layers(1, 2)),
+            _student("last layers, fixed weights", _layers(2)),
+            _student("without the clamp", _loss("mtd", clamp_va=False)),
+            _student("temperature 5", _loss("mtd", temperature=5.0)),
+            _student("temperature 10", _loss("mtd", temperature=10.0)),
         ),
         each_tuned=False,
     ),
-    "pairs": Table((_NONE, Row("reference pairs", _REFERENCE))),
+    "pairs": Table((_NONE, _student("reference pairs", _REFERENCE))),
     "length": Table(
         (_NONE, _longer(_NONE, 2), _longer(_NONE, 4), _MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
         each_tuned=False,
@@ -148,9 +172,12 @@ TABLES: dict[str, Table] = {
     "towers": Table(
         (
             _NONE,
-            Row("two towers", _TOWERS),
-            Row("two towers, wider", _TOWERS | {"model.widths": _TEACHER_WIDTHS}),
-            Row("two towers, list-wise KD", _TOWERS | _loss("listwise")),
+            _towers("two towers", {}, _TOWERS_START),
+            _towers("two towers, wider", {}, _WIDE_START),
+            _towers("two towers, list-wise KD", _loss("listwise"), _TOWERS_START),
         ),
     ),
+    # One rate for all, and no row to be compared with: what others begin with.
+    "starts": Table((_START, _TOWERS_START, _WIDE_START), rates=(START_RATE,)),
+    "scratch": Table((_scratch(_NONE), _scratch(_KD), _scratch(_FITNET), _scratch(_MTD))),
 }
