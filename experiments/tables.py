@@ -92,7 +92,7 @@ def _student(name: str, changes: Mapping[str, Any] | None = None) -> Row:
 
 
 def _towers(name: str, changes: Mapping[str, Any], start: Row) -> Row:
-    return Row(name, start.changes | changes, start=start)
+    return Row(name, {**start.changes, **changes}, start=start)
 
 
 def _scratch(row: Row) -> Row:
@@ -129,7 +129,7 @@ _REFERENCE = {
 
 _TOWERS_START = Row("two towers, start", {"model.fusion": "none"}, START_STEPS)
 _WIDE_START = Row(
-    "two towers, wider, start", _TOWERS_START.changes | {"model.widths": _TEACHER_WIDTHS}, START_STEPS
+    "two towers, wider, start", {**_TOWERS_START.changes, "model.widths": _TEACHER_WIDTHS}, START_STEPS
 )
 
 TABLES: dict[str, Table] = {

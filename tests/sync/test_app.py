@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ def film(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """Of the command's page. In the end the command is told to stop, and must leave nothing behind."""
+    if find_spec("gradio") is None:
+        pytest.skip("gradio is not installed")
     folder = tmp_path_factory.mktemp("served")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -82,7 +85,7 @@ def test_what_cannot_be_judged_is_said_on_the_page(address, tmp_path):
     assert told.startswith("## No verdict\n\nnoise.mp4: no face was found") and not pictures and not copy
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.skipif(not (CHROMIUM and find_spec("playwright")), reason="no Chromium or Playwright is installed")
 def test_chromium_uploads_a_film_reads_the_verdict_and_plays_the_copy(address, film, tmp_path):
     from playwright.sync_api import sync_playwright
 
