@@ -2,8 +2,8 @@
 
     python -m experiments.clamp --workdir=EXPERIMENTS
 
-Looks at the MTD student of seed 0, before its first step and after its last, and at its teacher, on eight training
-batches. Writes `clamp.json` beside the results of the experiments.
+Looks at the MTD student of seed 0, with fresh weights, where it starts and where it ends, and at its teacher, on
+eight training batches. Writes `clamp.json` beside the results of the experiments.
 """
 
 import functools
@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks.common import run_benchmark, to_json
 from experiments.report import RESULTS, load
-from experiments.tables import TABLES, TEACHER
+from experiments.tables import START_RATE, TABLES, TEACHER
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
 from mtd_jax.data.pipeline import Shard
@@ -41,11 +41,16 @@ def main():
     row = next(row for row in TABLES["losses"].rows if row.name == "MTD")
     run = runs["MTD"][0]
     teacher = load_model(folder / TABLES[TEACHER].rows[0].run_name(*_of(runs[TEACHER][0])))
-    config = row.config(run["seed"], run["learning_rate"], str(folder / "corpus"), "")
+    config = row.config(run["seed"], run["learning_rate"], str(folder / "corpus"))
     batches = batches_of(config, open_input(config), Shard())
     chosen = [next(batches) for _ in range(BATCHES.value)]
     trained = load_model(folder / row.run_name(*_of(run)))
-    students = {"before the first step": SyncModel(trained.config, seed=config.seed), "after the last": trained}
+    assert row.start is not None
+    students = {
+        "fresh weights": SyncModel(trained.config, seed=config.seed),
+        "where it starts": load_model(folder / row.start.run_name(config.seed, START_RATE)),
+        "where it ends": trained,
+    }
     found: dict[str, Any] = {"batches": len(chosen), "commit": run["commit"]}
     for when, student in students.items():
         measure = jax.jit(functools.partial(measured, student, teacher))

@@ -43,7 +43,7 @@ def markdown(table: Table, runs: Runs) -> str:
     if not any(row.name in runs for row in table.rows):
         return "Not run yet."
     lines = [
-        "| | parameters | K5 | K15 | K5 against the first row | seeds | learning rate | minutes |",
+        "| | parameters | K5 | K15 | K5 against the first row | seeds | learning rate | ms a step |",
         "|---|---|---|---|---|---|---|---|",
     ]
     base = runs.get(table.rows[0].name, [])
@@ -59,7 +59,6 @@ def _line(row: Row, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> s
     leads = np.array(
         [k5 - by_seed[run["seed"]] for run, k5 in zip(runs, five, strict=True) if run["seed"] in by_seed]
     )
-    minutes = np.mean([run["train_seconds"] for run in runs]) / 60
     cells = [
         row.name,
         f"{runs[0]['parameters'] / 1e6:.2f} M",
@@ -68,7 +67,7 @@ def _line(row: Row, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> s
         _spread(leads, "+") if len(leads) else "",
         str(len(runs)),
         f"{runs[0]['learning_rate']:g}",
-        f"{minutes:.1f}",
+        f"{min(run['step_ms'] for run in runs):.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -99,7 +98,7 @@ def draw(runs: Runs, file: Path) -> None:
     for number, (row, of_row) in enumerate(sorted(runs.items())):
         five = [100 * run["test"]["accuracy"]["5"] for run in of_row]
         mark = {"marker": "osD^vP*X"[number % 8], "label": row, "linestyle": "none"}
-        cost.plot([run["train_seconds"] / 60 for run in of_row], five, **mark)
+        cost.plot([run["steps"] * run["step_ms"] / 60e3 for run in of_row], five, **mark)
         size.plot([run["parameters"] / 1e6 for run in of_row], five, **mark)
     cost.set(xlabel="minutes of training", ylabel="K5 on unseen speakers, %", xscale="log")
     size.set(xlabel="million parameters", ylabel="K5 on unseen speakers, %")

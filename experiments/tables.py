@@ -96,7 +96,7 @@ def _towers(name: str, changes: Mapping[str, Any], start: Row) -> Row:
 
 
 def _scratch(row: Row) -> Row:
-    return Row(f"{row.name}, from scratch", row.changes, SCRATCH_STEPS)
+    return Row(f"{row.name} from scratch", row.changes, SCRATCH_STEPS)
 
 
 def _loss(name: str, **options: Any) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _layers(*chosen: int) -> dict[str, Any]:
 
 
 def _longer(row: Row, times: int) -> Row:
-    return Row(f"{row.name}, {times}×", row.changes, times * row.steps, row.start)
+    return Row(f"{row.name} {times}×", row.changes, times * row.steps, row.start)
 
 
 _TEACHER_WIDTHS = (8, 8, 16, 32, 64)
@@ -127,10 +127,8 @@ _REFERENCE = {
     "loss.token_info_nce_weight": 0.0,
 }
 
-_TOWERS_START = Row("two towers, start", {"model.fusion": "none"}, START_STEPS)
-_WIDE_START = Row(
-    "two towers, wider, start", {**_TOWERS_START.changes, "model.widths": _TEACHER_WIDTHS}, START_STEPS
-)
+_TOWERS_START = Row("start of two towers", {"model.fusion": "none"}, START_STEPS)
+_WIDE_START = Row("start of wider towers", {**_TOWERS_START.changes, "model.widths": _TEACHER_WIDTHS}, START_STEPS)
 
 TABLES: dict[str, Table] = {
     TEACHER: Table(
@@ -157,7 +155,7 @@ TABLES: dict[str, Table] = {
             _student("without CAD", _loss("mtd", use_attention=False)),
             _student("without VR", _loss("mtd", use_value=False)),
             _student("fixed weights", _layers(1, 2)),
-            _student("last layers, fixed weights", _layers(2)),
+            _student("last layers with fixed weights", _layers(2)),
             _student("without the clamp", _loss("mtd", clamp_va=False)),
             _student("temperature 5", _loss("mtd", temperature=5.0)),
             _student("temperature 10", _loss("mtd", temperature=10.0)),
@@ -173,8 +171,8 @@ TABLES: dict[str, Table] = {
         (
             _NONE,
             _towers("two towers", {}, _TOWERS_START),
-            _towers("two towers, wider", {}, _WIDE_START),
-            _towers("two towers, list-wise KD", _loss("listwise"), _TOWERS_START),
+            _towers("wider towers", {}, _WIDE_START),
+            _towers("two towers with list-wise KD", _loss("listwise"), _TOWERS_START),
         ),
     ),
     # One rate for all, and no row to be compared with: what others begin with.

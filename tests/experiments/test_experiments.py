@@ -22,6 +22,7 @@ def test_every_row_is_a_config_that_can_run(name):
         assert config.epochs * config.draws_per_epoch == row.steps * config.batch_size
         assert bool(config.teacher) == row.needs_teacher
         folders.add(row.run_name(0, 1.0))
+        assert "," not in row.name  # --rows=A,B
     assert len(folders) == len(TABLES[name].rows)
 
 
@@ -42,7 +43,7 @@ def outcome(row, seed, rate, validation, test):
         "seed": seed,
         "learning_rate": rate,
         "parameters": 400_000,
-        "train_seconds": 90.0,
+        "step_ms": 90.0,
         "validation": {"accuracy": {"5": validation}},
         "test": {"accuracy": {"5": test, "15": test}},
     }
@@ -63,8 +64,8 @@ def test_tables_by_hand(tmp_path):
         (tmp_path / one["row"] / f"{number}.json").write_text(json.dumps(one))
     text = report.markdown(Table((Row("none"), Row("not run"), Row("MTD"))), report.load(tmp_path))
     assert text.splitlines()[2:] == [
-        "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 | 0.003 | 1.5 |",
-        "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 | 0.003 | 1.5 |",
+        "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 | 0.003 | 90 |",
+        "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 | 0.003 | 90 |",
     ]
 
 
