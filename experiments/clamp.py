@@ -51,12 +51,13 @@ def main():
         "where it starts": load_model(folder / row.start.run_name(config.seed, START_RATE)),
         "where it ends": trained,
     }
-    found: dict[str, Any] = {"batches": len(chosen), "commit": run["commit"]}
+    found: dict[str, Any] = {}
     for when, student in students.items():
         measure = jax.jit(functools.partial(measured, student, teacher))
         rows = [jax.device_get(measure(batch["frames"], batch["audio"])) for batch in chosen]
         found[when] = jax.tree.map(lambda *values: np.mean(values, axis=0).round(6).tolist(), *rows)
-    write_text(RESULTS / "clamp.json", to_json(found, indent=1) + "\n")
+    result = {"measured": found, "batches": len(chosen), "commit": run["commit"]}
+    write_text(RESULTS / "clamp.json", to_json(result, indent=1) + "\n")
     for when in students:
         print(when)
         for name, value in found[when].items():

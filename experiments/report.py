@@ -77,12 +77,26 @@ def _spread(values: np.ndarray, sign: str = "") -> str:
     return f"{mean} ± {values.std(ddof=1):.1f}" if len(values) > 1 else mean
 
 
-def filled(page: str, runs: Runs) -> str:
-    """The page with its tables made anew."""
+def measured(file: Path) -> str:
+    """A table of what `experiments.scan` or `experiments.clamp` wrote."""
+    if not file.exists():
+        return "Not run yet."
+    found = json.loads(file.read_text())["measured"]
+    columns = list(found)
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in found[columns[0]]:
+        cells = [" / ".join(f"{value:.3g}" for value in np.ravel(found[column][name])) for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def filled(page: str, runs: Runs, folder: Path) -> str:
+    """The page with its tables made anew. Args: folder: of the results."""
 
     def table(match: re.Match[str]) -> str:
         name = match.group(1)
-        return f"<!-- table: {name} -->\n{markdown(TABLES[name], runs)}\n<!-- end -->"
+        made = markdown(TABLES[name], runs) if name in TABLES else measured(folder / f"{name}.json")
+        return f"<!-- table: {name} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
@@ -116,7 +130,7 @@ def draw(runs: Runs, file: Path) -> None:
 
 def main():
     runs = load(RESULTS)
-    write_text(PAGE, filled(PAGE.read_text(), runs))
+    write_text(PAGE, filled(PAGE.read_text(), runs, RESULTS))
     draw(runs, FIGURE)
     print(f"{sum(map(len, runs.values()))} runs of {len(runs)} rows: {PAGE}, {FIGURE}")
 

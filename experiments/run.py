@@ -107,6 +107,7 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         return done
     workdir = Path(WORKDIR.value) / row.run_name(seed, learning_rate)
     print(f"{row.name}, seed {seed}, learning rate {learning_rate:g}", flush=True)
+    commit = _commit()
     started = time.monotonic()
     trained = train(config, workdir, report=_indented)
     model = load_model(workdir)
@@ -123,7 +124,7 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         "start": row.start.run_name(seed, START_RATE) if row.start else "",
         "parameters": count_parameters(model),
         "corpus": f"{CHECKSUM:#010x}",
-        "commit": _commit(),
+        "commit": commit,
         "config": settings,
         "train_seconds": round(trained["train_seconds"], 1),
         "step_ms": round(_step_ms(config, logged), 1),

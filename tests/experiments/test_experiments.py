@@ -34,7 +34,9 @@ def test_rows_of_one_name_are_one_row():
 
 def test_the_page_is_drawn_from_the_results():
     page = report.PAGE.read_text()
-    assert report.filled(page, report.load(report.RESULTS)) == page, "run python -m experiments.report"
+    assert report.filled(page, report.load(report.RESULTS), report.RESULTS) == page, (
+        "run python -m experiments.report"
+    )
 
 
 def outcome(row, seed, rate, validation, test):
