@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import math
 import tempfile
@@ -13,11 +14,12 @@ from mtd_jax.errors import UserError
 from mtd_jax.faces.search import face_source
 from mtd_jax.models import load_model, shown
 from mtd_jax.scoring import MAX_SHIFT, Scorer
-from mtd_jax.sync.detect import MAX_FACES, check_max_shift, detect_offset
+from mtd_jax.sync.detect import FIND, MAX_FACES, check_max_shift, detect_offset
 from mtd_jax.sync.verdict import one_line_json
 from mtd_jax.video.stream import ENDED, RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
+_FIND = dataclasses.replace(FIND, every=10)  # as many frames are searched again for every line
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
 
 
@@ -61,7 +63,9 @@ def live(
                 continue
             line: dict[str, object] = {"time": round(now, 2), "model": shown(checkpoint)}
             try:
-                found = detect_offset(scorer, path, faces=detector, max_shift=max_shift, max_faces=max_faces)
+                found = detect_offset(
+                    scorer, path, faces=detector, find=_FIND, max_shift=max_shift, max_faces=max_faces
+                )
             except UserError as error:
                 why = str(error).removeprefix(f"{path}: ")
                 line |= {"verdict": "unknown", "offset_seconds": None, "confidence": 0.0, "warnings": [why]}
