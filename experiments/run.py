@@ -28,7 +28,7 @@ from mtd_jax.errors import UserError
 from mtd_jax.evaluation.evaluate import evaluate
 from mtd_jax.network.model import count_parameters
 from mtd_jax.storage import write_text
-from mtd_jax.training.train import train
+from mtd_jax.training.train import IN_THE_BOX, train
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,6 +37,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the corpus and the tr
 OUTPUT = flags.DEFINE_string("results", str(RESULTS), "Folder for the results.")
 ROWS = flags.DEFINE_list("rows", None, "Rows to run. [all]")
 SEEDS = flags.DEFINE_list("seeds", None, "Seeds to run; the first one is tuned. [those of the table]")
+GRID = flags.DEFINE_string("grid", None, "Folder of GRID's speaker 1, see docs/real.md, for the table grid.")
 PART = flags.DEFINE_string("part", "0/1", "Which share of the rows: NUMBER/OF.")
 
 
@@ -55,7 +56,7 @@ def main():
     corpus = make(Path(WORKDIR.value) / "corpus")
     run = functools.partial(_run, corpus=corpus)
     chosen = [rows[name] for name in ROWS.value or rows]
-    if any(row.needs_teacher for row in (table.rows[0], *chosen)):
+    if any(row.needs_teacher and not row.on_grid for row in (table.rows[0], *chosen)):
         run = functools.partial(run, teacher=_teacher(run, corpus))
     rates = table.rates
     if not table.each_tuned:
@@ -96,7 +97,9 @@ def _tuned(row: Row, seeds: tuple[int, ...], rates: tuple[float, ...], run) -> f
 def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path | None = None) -> dict:
     """One run: what its JSON file says, or will."""
     start = _trained(row.start, seed, START_RATE, corpus) if row.start else ""
-    config = row.config(seed, learning_rate, str(corpus), str(teacher or ""), str(start))
+    root, tests = (_grid(), "val") if row.on_grid else (str(corpus), "test")
+    teacher_name = IN_THE_BOX if row.on_grid else str(teacher or "")
+    config = row.config(seed, learning_rate, root, teacher_name, str(start))
     file = Path(OUTPUT.value) / f"{row.run_name(seed, learning_rate)}.json"
     settings = json.loads(to_json(config.to_dict()))
     settings["data"]["root"] = settings["teacher"] = settings["init"] = ""  # folders of this machine
@@ -112,8 +115,8 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
     trained = train(config, workdir, report=_indented)
     model = load_model(workdir)
     scored = {
-        name: evaluate(model, open_source("lrs2", str(corpus), listed, min_frames=6), progress=False)
-        for name, listed in (("validation", "val"), ("test", "test"))
+        listed: evaluate(model, open_source("lrs2", root, listed, min_frames=6), progress=False)
+        for listed in dict.fromkeys(("val", tests))
     }
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     result = {
@@ -123,16 +126,16 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         "steps": row.steps,
         "start": row.start.run_name(seed, START_RATE) if row.start else "",
         "parameters": count_parameters(model),
-        "corpus": f"{CHECKSUM:#010x}",
+        "corpus": "GRID, speaker 1" if row.on_grid else f"{CHECKSUM:#010x}",
         "commit": commit,
         "config": settings,
         "train_seconds": round(trained["train_seconds"], 1),
         "step_ms": round(_step_ms(config, logged), 1),
         "seconds": round(time.monotonic() - started, 1),
-        "validation": {"accuracy": scored["validation"]["accuracy"]},
+        "validation": {"accuracy": scored["val"]["accuracy"]},
         "test": {
-            "accuracy": scored["test"]["accuracy"],
-            "clips": {clip["name"]: clip["accuracy"]["5"] for clip in scored["test"]["clips"]},
+            "accuracy": scored[tests]["accuracy"],
+            "clips": {clip["name"]: clip["accuracy"]["5"] for clip in scored[tests]["clips"]},
         },
         "curve": [
             {k: line[k] for k in ("step", "val_loss", "val_accuracy")} for line in logged if "epoch" in line
@@ -152,6 +155,14 @@ def _run(row: Row, seed: int, learning_rate: float, corpus: Path, teacher: Path 
         flush=True,
     )
     return result
+
+
+def _grid() -> str:
+    if GRID.value is None:
+        raise UserError(
+            "--grid: expected the folder of GRID's speaker 1, which docs/real.md makes (REAL), got none"
+        )
+    return GRID.value
 
 
 def _step_ms(config: Config, logged: list[dict[str, Any]]) -> float:

@@ -13,7 +13,7 @@ SCRATCH_STEPS, TEACHER_STEPS = 400, 1600  # without such a start
 EPOCH = 100  # steps
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 TEACHER_RATES = (3e-4, 1e-3, 3e-3)  # many more steps
-START_RATE = 1e-3
+START_RATE, GRID_RATE = 1e-3, 1e-3  # of all rows
 TEACHER = "teacher"  # the one row of its table, and the teacher of all others
 
 
@@ -26,12 +26,14 @@ class Row:
       changes: of the base config, by dotted name.
       steps: of the training, after those of its start.
       start: the row whose weights, of the same seed, this one begins with; None: fresh weights.
+      on_grid: with clips of GRID's speaker 1 instead of the corpus, and the included model as the teacher.
     """
 
     name: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = STEPS
     start: "Row | None" = None
+    on_grid: bool = False
 
     @property
     def needs_teacher(self) -> bool:
@@ -43,7 +45,7 @@ class Row:
         return f"{folder}/{seed}-{learning_rate:g}"
 
     def config(self, seed: int, learning_rate: float, corpus: str, teacher: str = "", start: str = "") -> Config:
-        """The config of one run. Args: corpus, teacher, start: folders."""
+        """The config of one run. Args: corpus, teacher, start: folders of this row's."""
         config = base_config()
         config.update_from_flattened_dict(self.changes)
         config.seed = seed
@@ -93,6 +95,10 @@ def _student(name: str, changes: Mapping[str, Any] | None = None) -> Row:
 
 def _towers(name: str, changes: Mapping[str, Any], start: Row) -> Row:
     return Row(name, {**start.changes, **changes}, start=start)
+
+
+def _on_grid(row: Row) -> Row:
+    return dataclasses.replace(row, name=f"{row.name} on GRID", steps=2 * row.steps, on_grid=True)
 
 
 def _scratch(row: Row) -> Row:
@@ -175,6 +181,8 @@ TABLES: dict[str, Table] = {
             _towers("two towers with list-wise KD", _loss("listwise"), _TOWERS_START),
         ),
     ),
+    # All clips that are kept back measure the result, so no rate is chosen.
+    "grid": Table(tuple(map(_on_grid, (_NONE, _KD, _MTD))), rates=(GRID_RATE,)),
     # One rate for all, and no row to be compared with: what others begin with.
     "starts": Table((_START, _TOWERS_START, _WIDE_START), rates=(START_RATE,)),
     "scratch": Table((_scratch(_NONE), _scratch(_KD), _scratch(_FITNET), _scratch(_MTD))),
