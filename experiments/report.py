@@ -109,11 +109,12 @@ def draw(runs: Runs, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (cost, size, weights) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for number, (row, of_row) in enumerate(sorted(runs.items())):
-        five = [100 * run["test"]["accuracy"]["5"] for run in of_row]
-        mark = {"marker": "osD^vP*X"[number % 8], "label": row, "linestyle": "none"}
-        cost.plot([run["steps"] * run["step_ms"] / 60e3 for run in of_row], five, **mark)
-        size.plot([run["parameters"] / 1e6 for run in of_row], five, **mark)
+        five = np.mean([100 * run["test"]["accuracy"]["5"] for run in of_row])
+        mark = {"marker": "osD^vP*X"[number % 8], "color": colours[number % 20], "label": row, "linestyle": "none"}
+        cost.plot(np.mean([run["steps"] * run["step_ms"] / 60e3 for run in of_row]), five, **mark)
+        size.plot(of_row[0]["parameters"] / 1e6, five, **mark)
     cost.set(xlabel="minutes of training", ylabel="K5 on unseen speakers, %", xscale="log")
     size.set(xlabel="million parameters", ylabel="K5 on unseen speakers, %")
     size.legend(fontsize=6, ncols=2)
