@@ -6,7 +6,8 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def machine() -> dict:
 def versions(*packages: str) -> dict[str, str]:
     """Of Python and of these installed packages."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call: every way once a round, so that all suffer alike from what else the machine does.
+
+    Args: ways: compiled already, or called once before.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def summarize(samples) -> dict[str, float]:

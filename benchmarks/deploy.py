@@ -13,14 +13,13 @@ as many threads as the process has cores: `taskset -c 0` times one core.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from benchmarks.common import machine, print_results, run_benchmark, summarize, versions, warn_if_busy
+from benchmarks.common import in_turns, machine, print_results, run_benchmark, summarize, versions, warn_if_busy
 from mtd_jax.workers import usable_cores
 
 NAMES = ("student", "teacher", "box")
@@ -76,17 +75,12 @@ def main():
 def compare(ways: dict[str, Callable[[], np.ndarray]]) -> dict:
     """Runs every way once untimed, then all in turns. Args: ways: the first one is ours."""
     tokens = {name: np.asarray(run()) for name, run in ways.items()}
-    spent = {name: [] for name in ways}
-    for _ in range(REPEATS.value):
-        for name, run in ways.items():
-            started = time.perf_counter()
-            run()
-            spent[name].append(1e3 * (time.perf_counter() - started) / COUNT)
+    spent = in_turns(ways, REPEATS.value)
     ours = next(iter(tokens.values()))
     size = np.sqrt(np.mean(np.square(ours)))
     return {
         name: {
-            "milliseconds": summarize(spent[name]),
+            "milliseconds": summarize(1e3 * np.array(spent[name]) / COUNT),
             "difference": float(np.sqrt(np.mean(np.square(tokens[name] - ours))) / size),
         }
         for name in ways

@@ -56,14 +56,12 @@ def main():
     corpus = make(Path(WORKDIR.value) / "corpus")
     run = functools.partial(_run, corpus=corpus)
     chosen = [rows[name] for name in ROWS.value or rows]
-    if any(row.needs_teacher and not row.on_grid for row in (table.rows[0], *chosen)):
+    if any(row.needs_teacher and not row.on_grid for row in chosen):
         run = functools.partial(run, teacher=_teacher(run, corpus))
-    rates = table.rates
-    if not table.each_tuned:
-        rates = (_tuned(table.rows[0], seeds[:1], rates, run),)
     for index, row in enumerate(table.rows):
-        if index % of == number and row.name in (ROWS.value or rows):
-            _tuned(row, seeds, rates if index else table.rates, run)
+        if index % of == number and row in chosen:
+            rates = (_tuned(row.rate_of, seeds[:1], table.rates, run),) if row.rate_of else table.rates
+            _tuned(row, seeds, rates, run)
 
 
 def _teacher(run, corpus: Path) -> Path:
@@ -167,7 +165,7 @@ def _grid() -> str:
 
 def _step_ms(config: Config, logged: list[dict[str, Any]]) -> float:
     """Of the fastest `log_every` steps: those that other work on the machine disturbed least."""
-    return 1000 * config.batch_size / max(line.get("clips_per_second", 0.0) for line in logged)
+    return 1000 * config.batch_size / max(line["clips_per_second"] for line in logged if "bce" in line)
 
 
 def _commit() -> str:

@@ -5,12 +5,12 @@ python -m experiments.scan
 The weights are random, since their values cost nothing. Writes `scan.json` beside the results of the experiments.
 """
 
-import time
+import functools
 
 import jax
 import numpy as np
 
-from benchmarks.common import machine, run_benchmark, summarize, to_json, versions, warn_if_busy
+from benchmarks.common import in_turns, machine, run_benchmark, summarize, to_json, versions, warn_if_busy
 from experiments.report import RESULTS
 from experiments.tables import TABLES, TEACHER
 from mtd_jax import compilation
@@ -36,13 +36,9 @@ def main():
     }
     for scorer in scorers.values():
         scorer(frames, waveform)  # compiles
-    milliseconds: dict[str, list[float]] = {name: [] for name in scorers}
-    for _ in range(REPEATS):
-        for name, scorer in scorers.items():
-            started = time.perf_counter()
-            scorer(frames, waveform)
-            milliseconds[name].append(1e3 * (time.perf_counter() - started) / FRAMES)
-    spread = {name: summarize(samples) for name, samples in milliseconds.items()}
+    ways = {name: functools.partial(scorer, frames, waveform) for name, scorer in scorers.items()}
+    spent = in_turns(ways, REPEATS)
+    spread = {name: summarize(1e3 * np.array(seconds) / FRAMES) for name, seconds in spent.items()}
     found = {
         "ms a frame": {name: round(spread[name]["median"], 3) for name in spread},
         "times the first": {name: round(spread[name]["median"] / spread[TEACHER]["median"], 3) for name in spread},

@@ -26,6 +26,7 @@ class Row:
       changes: of the base config, by dotted name.
       steps: of the training, after those of its start.
       start: the row whose weights, of the same seed, this one begins with; None: fresh weights.
+      rate_of: the row whose tuned learning rate this one takes; None: it is tuned on its own.
       on_grid: with clips of GRID's speaker 1 instead of the corpus, and the included model as the teacher.
     """
 
@@ -33,6 +34,7 @@ class Row:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = STEPS
     start: "Row | None" = None
+    rate_of: "Row | None" = None
     on_grid: bool = False
 
     @property
@@ -65,14 +67,12 @@ class Table:
     Attributes:
       rows: the first one is what the others are compared with, paired by seed.
       seeds: of every row.
-      each_tuned: the first seed of every row runs with each of the rates, and its other seeds with the one that is
-        best on the validation list. Else only the first row does so, and the others take its rate.
-      rates: learning rates.
+      rates: the first seed of a row that is tuned runs with each of these learning rates, its other seeds with the
+        one that is best on the validation list.
     """
 
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    each_tuned: bool = True
     rates: tuple[float, ...] = LEARNING_RATES
 
 
@@ -97,6 +97,10 @@ def _towers(name: str, changes: Mapping[str, Any], start: Row) -> Row:
     return Row(name, {**start.changes, **changes}, start=start)
 
 
+def _part(name: str, changes: Mapping[str, Any]) -> Row:
+    return Row(name, changes, start=_START, rate_of=_MTD)
+
+
 def _on_grid(row: Row) -> Row:
     return dataclasses.replace(row, name=f"{row.name} on GRID", steps=2 * row.steps, on_grid=True)
 
@@ -115,7 +119,7 @@ def _layers(*chosen: int) -> dict[str, Any]:
 
 
 def _longer(row: Row, times: int) -> Row:
-    return Row(f"{row.name} {times}×", row.changes, times * row.steps, row.start)
+    return dataclasses.replace(row, name=f"{row.name} {times}×", steps=times * row.steps, rate_of=row)
 
 
 _TEACHER_WIDTHS = (8, 8, 16, 32, 64)
@@ -158,21 +162,17 @@ TABLES: dict[str, Table] = {
     "parts": Table(
         (
             _MTD,
-            _student("without CAD", _loss("mtd", use_attention=False)),
-            _student("without VR", _loss("mtd", use_value=False)),
-            _student("fixed weights", _layers(1, 2)),
-            _student("last layers with fixed weights", _layers(2)),
-            _student("without the clamp", _loss("mtd", clamp_va=False)),
-            _student("temperature 5", _loss("mtd", temperature=5.0)),
-            _student("temperature 10", _loss("mtd", temperature=10.0)),
+            _part("without CAD", _loss("mtd", use_attention=False)),
+            _part("without VR", _loss("mtd", use_value=False)),
+            _part("fixed weights", _layers(1, 2)),
+            _part("last layers with fixed weights", _layers(2)),
+            _part("without the clamp", _loss("mtd", clamp_va=False)),
+            _part("temperature 5", _loss("mtd", temperature=5.0)),
+            _part("temperature 10", _loss("mtd", temperature=10.0)),
         ),
-        each_tuned=False,
     ),
     "pairs": Table((_NONE, _student("reference pairs", _REFERENCE))),
-    "length": Table(
-        (_NONE, _longer(_NONE, 2), _longer(_NONE, 4), _MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
-        each_tuned=False,
-    ),
+    "length": Table((_NONE, _longer(_NONE, 2), _longer(_NONE, 4), _MTD, _longer(_MTD, 2), _longer(_MTD, 4))),
     "towers": Table(
         (
             _NONE,

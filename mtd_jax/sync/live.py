@@ -19,7 +19,7 @@ from mtd_jax.sync.verdict import one_line_json
 from mtd_jax.video.stream import ENDED, RecentStream
 
 _EVERY = 1.0  # seconds from one line to the next
-_FIND = dataclasses.replace(FIND, every=10)  # as many frames are searched again for every line
+_FIND = dataclasses.replace(FIND, every=10)  # every line searches the same seconds again, so less closely
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
 
 

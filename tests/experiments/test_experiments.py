@@ -32,6 +32,12 @@ def test_rows_of_one_name_are_one_row():
         assert rows.setdefault(row.run_name(0, 1.0), row) == row
 
 
+def test_a_row_takes_its_learning_rate_from_one_that_is_tuned():
+    for table in TABLES.values():
+        for row in table.rows:
+            assert row.rate_of is None or (row.rate_of in table.rows and row.rate_of.rate_of is None)
+
+
 def test_the_page_is_drawn_from_the_results():
     page = report.PAGE.read_text()
     assert report.filled(page, report.load(report.RESULTS), report.RESULTS) == page, (
