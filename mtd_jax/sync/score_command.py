@@ -195,5 +195,6 @@ def _histograms(result: dict[str, Any]) -> str:
         bins = [k - 0.5 for k in range(-MAX_SHIFT, MAX_SHIFT + 2)] if name == "offset_frames" else 20
         axes.hist(values, bins=bins, color="tab:blue")
         axes.set(xlabel=MEASURES.get(name, "offset in frames"), ylabel="clips")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     return drawn(figure)
