@@ -24,7 +24,7 @@ from mtd_jax.storage import path_of
 from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.fix import shift_audio
 from mtd_jax.sync.report import draw_demo
-from mtd_jax.sync.verdict import words
+from mtd_jax.sync.verdict import two_digits, words
 from mtd_jax.synthetic.clips import portrait, record
 from mtd_jax.synthetic.corpus import synthesize
 from mtd_jax.training.train import train
@@ -145,7 +145,7 @@ def print_summary(summary: dict[str, Any], workdir: epath.Path) -> None:
     )
     print(f"Shifted video: {truth}; measured: {measured}.")
     boxed = shifted["model_in_the_box"]
-    sure = f"confidence {boxed['confidence']:.2f}"
+    sure = f"confidence {two_digits(boxed['confidence'])}"
     print(f"The included model ({boxed['name']}): {words(boxed['measured_offset'] / FPS)}, {sure}.")
     print(f"After the fix: {fixed}.")
     print(

@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage, imsave
 from mtd_jax.data.clip import FPS
 from mtd_jax.storage import write_text
 from mtd_jax.sync.evidence import TOLERANCE, Scores, pool
-from mtd_jax.sync.verdict import CONFIDENT, Result, Track
+from mtd_jax.sync.verdict import CONFIDENT, Result, Track, two_digits
 
 DRAWINGS_STYLE = """
 .drawings { display: flex; flex-wrap: wrap; gap: 1rem } figure { flex: 1 1 22rem; margin: 1rem 0; min-width: 0 }
@@ -83,7 +83,7 @@ def _track(number: int, track: Track, is_speaker: bool) -> str:
     rows = {
         "time": f"{track.start_seconds:.2f} – {track.end_seconds:.2f} s",
         "offset": f"{track.offset_frames:+d} frames, {1000 * track.offset_seconds:+.0f} ms",
-        "confidence": f"{track.confidence:.3f}",
+        "confidence": two_digits(track.confidence),
     }
     table = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
     role = " (the speaker)" if is_speaker else ""

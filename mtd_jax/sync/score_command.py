@@ -22,7 +22,7 @@ from mtd_jax.sync.command import progress_bar, why_failed
 from mtd_jax.sync.detect import detect_offset
 from mtd_jax.sync.report import STYLE, drawn
 from mtd_jax.sync.score import MEASURES, VERSION, ClipScore, clip_score, compared, set_score
-from mtd_jax.sync.verdict import one_line_json
+from mtd_jax.sync.verdict import one_line_json, two_digits
 
 _LISTED = 40  # clips, in the table on the terminal
 
@@ -121,12 +121,13 @@ def _print(result: dict[str, Any]) -> None:
     console = rich.console.Console()
     clips = result["clips"]
     if len(clips) <= _LISTED:
-        table = rich.table.Table("clip", "logit at 0", "within ±1", "offset", "sure", "distance", "contrast")
+        table = rich.table.Table("clip", "logit at 0", "within ±1", "offset", "confidence", "distance", "contrast")
         for name, clip in clips.items():
-            numbers = clip["logit"], clip["within_1"], clip["confidence"], clip["distance"], clip["contrast"]
-            logit, within, sure, distance, contrast = (f"{number:.2f}" for number in numbers)
-            row = (escape(name), logit, within, f"{clip['offset_frames']:+d}", sure, distance, contrast)
-            table.add_row(*row)
+            logit, within, distance, contrast = (
+                f"{clip[measure]:.2f}" for measure in ("logit", "within_1", "distance", "contrast")
+            )
+            offset, confidence = f"{clip['offset_frames']:+d}", two_digits(clip["confidence"])
+            table.add_row(escape(name), logit, within, offset, confidence, distance, contrast)
         console.print(table)
     table = rich.table.Table("", *MEASURES.values())
     for row in _rows(result):

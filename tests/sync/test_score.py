@@ -60,6 +60,13 @@ def test_pairs_are_compared_by_name():
     )
 
 
+def test_a_confidence_that_is_not_sure_does_not_look_so(capsys):
+    clips = {"almost": dataclasses.asdict(dataclasses.replace(ONE, confidence=0.8999))}
+    result = {"score": "", "model": "", "clips": clips, "failed": {}, "set": set_score({"almost": ONE})}
+    command._print(result)
+    assert "0.89" in capsys.readouterr().out
+
+
 @pytest.fixture
 def films(tmp_path, monkeypatch):
     """Folders of made-up films, whose names say how early their audio is."""
