@@ -146,7 +146,7 @@ def print_summary(summary: dict[str, Any], workdir: epath.Path) -> None:
     print(f"Shifted video: {truth}; measured: {measured}.")
     boxed = shifted["model_in_the_box"]
     sure = f"confidence {two_digits(boxed['confidence'])}"
-    print(f"The included model ({boxed['name']}): {words(boxed['measured_offset'] / FPS)}, {sure}.")
+    print(f"Measured again by {boxed['name']}: {words(boxed['measured_offset'] / FPS)}, {sure}.")
     print(f"After the fix: {fixed}.")
     print(
         f"{summary['total_seconds'] / 60:.1f} minutes. "
