@@ -169,7 +169,7 @@ def help_text(argv: list[str]) -> str:
     """The modes and all flags, or, with --mode in `argv`, the flags of that mode."""
     values = CommandLine(argv)
     modes = [word.removeprefix("--mode=") for word in argv if word.startswith("--mode=")]
-    lines = [f"  --mode={mode:<12}{about}" for mode, about in MODES.items() if not modes or mode in modes]
+    lines = [f"  --mode={mode:<14}{about}" for mode, about in MODES.items() if not modes or mode in modes]
     for name, belongs in _MODES_OF.items():
         if not modes or set(modes) & set(belongs):
             default = "" if values[name].default in (None, False) else f" [{values[name].default}]"

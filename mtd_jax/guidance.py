@@ -21,6 +21,7 @@ from mtd_jax.network.model import FRAME_SHAPE, AudioTokens, Features, Logits, Sy
 from mtd_jax.scoring import check_range, mel_steps
 
 _DARK = 2.0  # the largest pixel of frames that are meant to be in [0, 255] and are in [0, 1]
+_BELOW = -8.0  # a generator that learns may well go a little below 0
 _BLUE = 8.0  # by so many levels blue exceeds red in no face
 # RGB in [0, 255], T consecutive frames: whole faces of 96×96, or their lower halves.
 Faces = Num[Array | np.ndarray, "batch T rows 96 3"]
@@ -125,6 +126,8 @@ def look_at(frames: np.ndarray) -> None:
         scale = "255" if smallest >= 0 else "127.5, then add 127.5"
         said = f"got {smallest:g} to {largest:g}; multiply them by {scale}"
         warnings.warn(f"frames: expected 0 to 255, {said}", stacklevel=4)
+    elif smallest < _BELOW:
+        warnings.warn(f"frames: expected 0 to 255, got {smallest:g} to {largest:g}", stacklevel=4)
     red, _, blue = frames.mean(axis=(0, 1, 2, 3), dtype=np.float64) * (255 if largest <= _DARK else 1)
     if blue > red + _BLUE:
         warnings.warn("frames: more blue than red, which no face has; expected RGB, not BGR", stacklevel=4)
@@ -146,6 +149,8 @@ def _mel(sound: Sound, window: int, offset: int) -> Float[Array, "batch S 80"]:
             )
         if offset:
             raise ValueError("sound: an offset needs a waveform, got a spectrogram")
+        if not isinstance(sound, Tracer) and not np.isfinite(np.asarray(sound, np.float32)).all():
+            raise ValueError("sound: expected a finite spectrogram, got NaN or infinity")
         return jnp.asarray(sound)
     needed = (window + 2 * abs(offset)) * SAMPLES_PER_FRAME
     if sound.ndim != 2 or sound.shape[1] != needed:

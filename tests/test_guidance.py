@@ -114,6 +114,8 @@ def test_common_mistakes_are_named(model, windows):
         mtd_jax.sync_loss(model, np.minimum(frames / 254, 1), sound)
     with pytest.warns(UserWarning, match=r"got -.* to .*; multiply them by 127.5, then add 127.5"):
         mtd_jax.sync_loss(model, frames / 127.5 - 1, sound)
+    with pytest.warns(UserWarning, match="expected 0 to 255, got -.* to"):
+        mtd_jax.sync_loss(model, frames.astype(np.float32) - 300, sound)
     with pytest.warns(UserWarning, match="more blue than red, .* expected RGB, not BGR"):
         mtd_jax.embed(model, frames[..., ::-1], sound)
     with warnings.catch_warnings():
@@ -129,6 +131,7 @@ def test_common_mistakes_are_named(model, windows):
             r"expected finite float .*, got ±16\d.*; divide int16 values by 32768",
         ),
         ((frames, np.nan * sound), r"waveform: expected finite float in \[−1, 1\), got ±nan"),
+        ((frames, np.where(mel == mel.max(), np.nan, mel)), "sound: expected a finite spectrogram"),
         ((frames, sound[:1]), "sound: expected as many windows as frames, 2, got 1"),
         ((frames[:0], sound[:0]), "frames: expected at least one window, got none"),
         ((np.where(frames == frames.max(), np.nan, frames), sound), "frames: expected finite numbers"),

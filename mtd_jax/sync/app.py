@@ -19,6 +19,7 @@ from mtd_jax.models import load_model, shown
 from mtd_jax.scoring import Scorer
 from mtd_jax.sync.command import text, write_fixed
 from mtd_jax.sync.detect import detect_offset
+from mtd_jax.sync.fix import check_output
 from mtd_jax.sync.report import DRAWINGS_STYLE, drawings
 from mtd_jax.sync.verdict import Result
 
@@ -116,7 +117,14 @@ def build(checkpoint, folder: Path) -> gr.Blocks:
         pictures = gr.HTML()
         shown_there = [verdict, pictures, copy]
         run = button.click(check, [video, reach], shown_there, show_progress_on=verdict)
-        video.change(lambda: ("", *nothing()), None, shown_there, show_progress="hidden", cancels=run)
+        video.change(
+            lambda: ("", *nothing()),
+            None,
+            shown_there,
+            show_progress="hidden",
+            cancels=run,
+            api_visibility="private",
+        )
     return page
 
 
@@ -126,6 +134,10 @@ def _in_sync(result: Result, find, folder: Path) -> tuple[str, str | None]:
         return "", None
     source = Path(result.video)
     output = Path(tempfile.mkdtemp(dir=folder)) / f"{source.stem}-in-sync{source.suffix}"
+    try:
+        check_output(source, output)
+    except UserError:  # uploads may be called anything
+        output = output.with_suffix(".mkv")
     try:
         done = write_fixed(result, output, find)
     except UserError as error:

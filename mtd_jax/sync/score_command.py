@@ -121,7 +121,8 @@ def _print(result: dict[str, Any]) -> None:
     console = rich.console.Console()
     clips = result["clips"]
     if len(clips) <= _LISTED:
-        table = rich.table.Table("clip", "logit at 0", "within ±1", "offset", "confidence", "distance", "contrast")
+        name = rich.table.Column("clip", overflow="fold")  # names that are cut tell nothing apart
+        table = rich.table.Table(name, "logit at 0", "within ±1", "offset", "confidence", "distance", "contrast")
         for name, clip in clips.items():
             logit, within, distance, contrast = (
                 f"{clip[measure]:.2f}" for measure in ("logit", "within_1", "distance", "contrast")

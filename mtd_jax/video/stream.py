@@ -6,6 +6,7 @@ become a file, which the rest of the project reads like any other.
 
 import collections
 import dataclasses
+import errno
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import av
 from av.container import InputContainer
-from av.error import ExitError, FFmpegError
+from av.error import ExitError, FFmpegError, InvalidDataError
 from av.stream import Stream
 
 from mtd_jax.errors import UserError, one_line
@@ -129,7 +130,9 @@ class RecentStream:
         except ExitError:
             why = f"nothing came for {_SILENCE:.0f} s"
         except (FFmpegError, OSError) as error:
-            why = one_line(error)
+            # FFmpeg says "Input/output error" whether a server has no more to send or the connection is lost.
+            closed = error.errno == errno.EIO and "://" in self._source
+            why = "the connection was closed" if closed else one_line(error)
         except _Stopped as stop:
             why = str(stop)
         with self._changed:
@@ -184,9 +187,11 @@ def _open(source: str) -> InputContainer:
     try:
         container = av.open(what, "r", metadata_errors="replace", options=options, timeout=(_OPENING, _SILENCE))
     except FFmpegError as error:
-        raise UserError(
-            f"{source}: cannot be read as a stream ({one_line(error)}); expected one that is readable from its "
-            "start, such as MPEG-TS or Matroska: an .mp4 often has its index at the end"
-        ) from error
+        unreadable = (
+            "; expected one that is readable from its start, such as MPEG-TS or Matroska: an .mp4 often has its "
+            "index at the end"
+        )
+        hint = unreadable if isinstance(error, InvalidDataError) else ""
+        raise UserError(f"{source}: cannot be read as a stream ({one_line(error)}){hint}") from error
     assert isinstance(container, InputContainer)
     return container

@@ -61,10 +61,14 @@ def test_pairs_are_compared_by_name():
 
 
 def test_a_confidence_that_is_not_sure_does_not_look_so(capsys):
-    clips = {"almost": dataclasses.asdict(dataclasses.replace(ONE, confidence=0.8999))}
-    result = {"score": "", "model": "", "clips": clips, "failed": {}, "set": set_score({"almost": ONE})}
+    """Nor are long names cut, of which the ends tell clips apart."""
+    name = "generated_by_the_second_version_of_ours_0001"
+    clips = {name: dataclasses.asdict(dataclasses.replace(ONE, confidence=0.8999))}
+    result = {"score": "", "model": "", "clips": clips, "failed": {}, "set": set_score({name: ONE})}
     command._print(result)
-    assert "0.89" in capsys.readouterr().out
+    rows = capsys.readouterr().out.splitlines()
+    first = "".join(row.split("│")[1].strip() for row in rows if row.count("│") == 8)
+    assert first == name and any("0.89" in row for row in rows)
 
 
 @pytest.fixture
