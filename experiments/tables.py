@@ -139,6 +139,7 @@ _REFERENCE = {
 
 _TOWERS_START = Row("start of two towers", {"model.fusion": "none"}, START_STEPS)
 _WIDE_START = Row("start of wider towers", {**_TOWERS_START.changes, "model.widths": _TEACHER_WIDTHS}, START_STEPS)
+_WIDE_TOWERS = _towers("wider towers", {}, _WIDE_START)
 
 TABLES: dict[str, Table] = {
     TEACHER: Table(
@@ -177,12 +178,13 @@ TABLES: dict[str, Table] = {
         (
             _NONE,
             _towers("two towers", {}, _TOWERS_START),
-            _towers("wider towers", {}, _WIDE_START),
+            _WIDE_TOWERS,
             _towers("two towers with list-wise KD", _loss("listwise"), _TOWERS_START),
+            _towers("wider towers with list-wise KD", _loss("listwise"), _WIDE_START),
         ),
     ),
     # All clips that are kept back measure the result, so no rate is chosen.
-    "grid": Table(tuple(map(_on_grid, (_NONE, _KD, _MTD))), rates=(GRID_RATE,)),
+    "grid": Table(tuple(map(_on_grid, (_NONE, _MTD, _WIDE_TOWERS))), rates=(GRID_RATE,)),
     # One rate for all, and no row to be compared with: what others begin with.
     "starts": Table((_START, _TOWERS_START, _WIDE_START), rates=(START_RATE,)),
     "scratch": Table((_scratch(_NONE), _scratch(_KD), _scratch(_FITNET), _scratch(_MTD))),
