@@ -14,12 +14,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import run_benchmark
-from experiments.tables import TABLES, Row, Table, best_rate
+from experiments.corpus import CHECKSUM
+from experiments.tables import TABLES, TEACHER, Row, Table, best_rate
 from mtd_jax.storage import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, FIGURE = ROOT / "experiments/results", ROOT / "docs/experiments.md", ROOT / "docs/experiments.png"
 Runs = dict[str, list[dict[str, Any]]]  # by row, the runs of its best learning rate, by seed
+
+# Of the figure: colour and marker.
+KINDS = {
+    "plain student": ("tab:gray", "o"),
+    "published pairs": ("tab:brown", "v"),
+    "other losses": ("tab:cyan", "."),
+    "MTD": ("tab:blue", "s"),
+    "two towers": ("tab:red", "D"),
+    "teacher": ("black", "*"),
+}
+MTD_LAYERS = [f"{encoder} {layer}" for encoder in ("fusion", "A→V", "V→A") for layer in (1, 2)]
 
 
 def load(folder: Path) -> Runs:
@@ -102,31 +114,88 @@ def filled(page: str, runs: Runs, folder: Path) -> str:
 
 
 def draw(runs: Runs, file: Path) -> None:
-    """Accuracy of each row against its cost and size, and how the uncertainty weights of MTD move."""
+    """What each loss gains; accuracy against minutes and against size; how MTD's learned uncertainty moves."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (cost, size, weights) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    for number, (row, of_row) in enumerate(sorted(runs.items())):
-        five = np.mean([100 * run["test"]["accuracy"]["5"] for run in of_row])
-        mark = {"marker": "osD^vP*X"[number % 8], "color": colours[number % 20], "label": row, "linestyle": "none"}
-        cost.plot(np.mean([run["steps"] * run["step_ms"] / 60e3 for run in of_row]), five, **mark)
-        size.plot(of_row[0]["parameters"] / 1e6, five, **mark)
-    cost.set(xlabel="minutes of training", ylabel="K5 on unseen speakers, %", xscale="log")
-    size.set(xlabel="million parameters", ylabel="K5 on unseen speakers, %")
-    size.legend(fontsize=6, ncols=2)
+    figure, ((gain, weights), (cost, size)) = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
+    _draw_gains(gain, runs)
     for run in runs.get("MTD", [])[:1]:
         steps, *lines = zip(*run["uncertainty"], strict=True)
         for number, line in enumerate(lines):
-            weights.plot(steps, line, label="BCE" if number == 0 else f"layer {number}")
-        weights.legend(fontsize=7)
-    weights.set(xlabel="steps", ylabel="learned uncertainty w (MTD)")
-    for axes in (cost, size, weights):
+            weights.plot(steps, line, label="BCE" if number == 0 else MTD_LAYERS[number - 1])
+        weights.legend(fontsize=8, ncols=2)
+    weights.set(xlabel="steps", ylabel="w", title="Learned uncertainty of MTD's terms, seed 0")
+    points = [_point(row, of_row, runs) for row, of_row in runs.items() if _is_drawn(row, of_row[0])]
+    for axes, horizontal in ((cost, "minutes"), (size, "parameters")):
+        for kind, (colour, marker) in KINDS.items():
+            chosen = sorted((p for p in points if p["kind"] == kind), key=lambda p: p[horizontal])
+            across, up = [p[horizontal] for p in chosen], [p["five"] for p in chosen]
+            axes.plot(across, up, marker=marker, color=colour, linestyle="", label=kind)
+            if kind in ("two towers", "plain student"):
+                for point, x, y in zip(chosen, across, up, strict=True):
+                    axes.annotate(point["row"], (x, y), (5, -9), textcoords="offset points", fontsize=7)
+            longer = [p for p in chosen if p["row"] in {row.name for row in TABLES["length"].rows}]
+            if horizontal == "minutes":
+                axes.plot([p["minutes"] for p in longer], [p["five"] for p in longer], color=colour)
+        axes.set(ylabel="K5 on unseen speakers, %")
+        axes.legend(fontsize=8, loc="lower right")
+    cost.set(xlabel="minutes of training, those of the start included", title="Accuracy against cost")
+    size.set(xlabel="million parameters", title="Accuracy against size")
+    for axes in (gain, weights, cost, size):
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+def _draw_gains(axes, runs: Runs) -> None:
+    """A line for each row that begins as the plain student does: a point for each seed, a bar for the mean."""
+    base = {run["seed"]: 100 * run["test"]["accuracy"]["5"] for run in runs.get("none", [])}
+    rows = dict.fromkeys(row.name for name in ("losses", "parts", "pairs") for row in TABLES[name].rows[1:])
+    leads = {
+        row: [100 * run["test"]["accuracy"]["5"] - base[run["seed"]] for run in runs[row] if run["seed"] in base]
+        for row in rows
+        if row in runs
+    }
+    order = sorted((row for row in leads if leads[row]), key=lambda row: np.mean(leads[row]))
+    for height, row in enumerate(order):
+        axes.plot(leads[row], [height] * len(leads[row]), "o", color="tab:blue", alpha=0.5, markersize=5)
+        axes.plot(np.mean(leads[row]), height, "|", color="black", markersize=13, markeredgewidth=2)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(order)), order, fontsize=8)
+    axes.set(xlabel="K5 above the plain student's of the same seed, points", title="What a loss gains")
+
+
+def _is_drawn(row: str, run: dict[str, Any]) -> bool:
+    """Whether a row can be compared: on the corpus, and with the common start (the teacher has none)."""
+    return row == TEACHER or bool(run["start"] and run["corpus"] == f"{CHECKSUM:#010x}")
+
+
+def _point(row: str, of_row: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
+    """Where a row stands in the figure."""
+    run = of_row[0]
+    steps = run["steps"] * np.mean([one["step_ms"] for one in of_row])
+    if run["start"]:
+        folder = run["start"].split("/")[0]
+        begun = next(one for of in runs.values() for one in of if _folder(one["row"]) == folder)
+        steps += begun["steps"] * begun["step_ms"]
+    loss = run["config"]["loss"]["name"]
+    if row == TEACHER:
+        kind = "teacher"
+    elif run["config"]["model"]["fusion"] == "none":
+        kind = "two towers"
+    elif row == "reference pairs":
+        kind = "published pairs"
+    else:
+        kind = {"bce": "plain student", "mtd": "MTD"}.get(loss, "other losses")
+    five = np.mean([100 * one["test"]["accuracy"]["5"] for one in of_row])
+    return {"row": row, "kind": kind, "minutes": steps / 60e3, "parameters": run["parameters"] / 1e6, "five": five}
+
+
+def _folder(row: str) -> str:
+    return Row(row).run_name(0, 1.0).split("/")[0]
 
 
 def main():

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from mtd_jax.config import default_config, validate
+from mtd_jax.config import default_config, load_config, model_config, validate
 from mtd_jax.errors import UserError
+from mtd_jax.network.model import abstract_model, count_parameters
 from mtd_jax.training.optimizer import schedule_factor
 from tests.helpers.configs import STUDENT, small_config
 
@@ -81,3 +82,15 @@ def test_cosine_schedule_warms_up_and_ends_at_zero():
     factor = jax.vmap(schedule_factor(options, steps_per_epoch=10, total_steps=100))(np.arange(100))
     np.testing.assert_allclose(factor[:10], np.arange(1, 11) / 10, rtol=1e-6)
     assert (np.diff(factor[10:]) < 0).all() and factor[-1] < 1e-3
+
+
+@pytest.mark.parametrize("variant, parameters", [("", 704_754), ("large", 7_768_962)])
+def test_the_recommended_recipe_is_two_towers_without_a_teacher(variant, parameters):
+    config, recipe = load_config("best", variant), load_config("real", "teacher")
+    config.data.root = config.data.extra.root = "somewhere"
+    validate(config, num_devices=1)
+    assert count_parameters(abstract_model(model_config(config))) == parameters
+    assert config.model.fusion == "none" and config.loss.name == "bce" and not config.teacher
+    for other in (config, recipe):
+        other.model, other.data.root, other.data.extra.root = {}, "", ""
+    assert config.to_dict() == recipe.to_dict()
