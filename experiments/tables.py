@@ -173,7 +173,13 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "pairs": Table((_NONE, _student("reference pairs", _REFERENCE))),
-    "length": Table((_NONE, _longer(_NONE, 2), _longer(_NONE, 4), _MTD, _longer(_MTD, 2), _longer(_MTD, 4))),
+    "length": Table(
+        (
+            *(_NONE, _longer(_NONE, 2), _longer(_NONE, 4)),
+            *(_MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
+            *(_WIDE_TOWERS, _longer(_WIDE_TOWERS, 4)),
+        ),
+    ),
     "towers": Table(
         (
             _NONE,
