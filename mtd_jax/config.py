@@ -242,4 +242,4 @@ def load_config(name: str, variant: str) -> Config:
 
 def variant_error(file: str, variant: str, variants: tuple[str, ...]) -> UserError:
     """The error for `--config=FILE:VARIANT` with a variant that the file does not have."""
-    return UserError(f"{file}: expected a variant of {', '.join(variants)}, got {variant!r}")
+    return UserError(f"{file}: expected no variant, or one of {', '.join(variants)}, got {variant!r}")

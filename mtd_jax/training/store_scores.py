@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mtd_jax.config import Config, model_config, validate
+from mtd_jax.config import OF_LOGITS, Config, model_config, validate
 from mtd_jax.data.pipeline import Shard
 from mtd_jax.data.stored_scores import epoch_file, write_about, write_epoch
 from mtd_jax.distributed.sharding import make_mesh, place, put_batch, replicate
@@ -33,6 +33,8 @@ def store_scores(config: Config, output: str | os.PathLike, report: Callable[[st
     """
     if not config.teacher:
         raise UserError("--mode=store_scores needs --config.teacher, whose scores are to be stored")
+    if config.loss.name not in OF_LOGITS:
+        raise UserError(f"config.loss.name: expected one of {', '.join(OF_LOGITS)}, got {config.loss.name}")
     if jax.process_count() > 1:
         raise UserError("--mode=store_scores runs in one process, with all of its devices")
     validate(config, jax.device_count())
@@ -53,15 +55,19 @@ def store_scores(config: Config, output: str | os.PathLike, report: Callable[[st
         scored = score_grid(bind(teacher.config, arrays), batch["frames"], mel)
         return jax.lax.with_sharding_constraint(scored.logits, replicate(mesh))
 
+    stored = 0
     try:
         for epoch in range(config.epochs):
             if epoch_file(folder, epoch).exists():
                 continue
+            stored += 1
             batches.set_state(batches.get_state() | {"next_batch": epoch * given.steps_per_epoch})
             grids: list[np.ndarray] = []
             for _ in range(given.steps_per_epoch):
                 grids.extend(np.asarray(logits(arrays, put_batch(next(batches), mesh))))
             write_epoch(folder, epoch, grids)
             report(f"epoch {epoch + 1}/{config.epochs}: {len(grids)} draws in {epoch_file(folder, epoch)}")
+        if not stored:
+            report(f"nothing to do: {folder} has the scores of all {config.epochs} epochs")
     finally:
         batches.close()

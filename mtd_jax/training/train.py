@@ -171,7 +171,8 @@ def load_initial(config: Config) -> SyncModel:
     """The model that the training starts from; UserError if its weights are of another network."""
     initial = load_model(_named(config.init))
     model: ModelConfig = model_config(config)
-    for name in ("widths", "num_heads", "num_layers", "stem_stride", "last_stride", "pixels"):
+    of_transformers = () if model.fusion == "none" else ("num_heads", "num_layers")
+    for name in ("fusion", "widths", *of_transformers, "stem_stride", "last_stride", "pixels"):
         theirs, ours = getattr(initial.config, name), getattr(model, name)
         if theirs != ours:
             raise UserError(f"config.model.{name}: expected {theirs} as in config.init={config.init}, got {ours}")

@@ -202,5 +202,5 @@ def test_variants():
         assert config.loss.name == loss and config.model.window_frames == 25
         config.data.root, config.teacher = "somewhere", "teacher" if loss == "mtd" else ""
         validate(config, num_devices=1)
-    with pytest.raises(UserError, match="expected a variant of student, tiny"):
+    with pytest.raises(UserError, match="expected no variant, or one of student, tiny"):
         get_config("large")

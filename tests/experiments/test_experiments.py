@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from experiments import report, run, tables
 from experiments.tables import TABLES, Row, Table
@@ -93,3 +95,32 @@ def test_a_run_is_written_once(corpus, tmp_path, monkeypatch):
     file.write_text(file.read_text().replace('"num_layers": 1', '"num_layers": 2'))
     with pytest.raises(UserError, match="is of another config; remove it to run it again"):
         run._run(TINY, 0, 1e-3, corpus)
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(UserError, match="got damaged JSON; remove it to run it again"):
+        run._run(TINY, 0, 1e-3, corpus)
+    file.rename(tmp_path / "elsewhere.json")
+    (tmp_path / "known/tiny").mkdir(parents=True)
+    (tmp_path / "known/tiny/0-0.001.json").write_text(json.dumps(first))
+    assert run._run(TINY, 0, 1e-3, corpus, known=tmp_path / "known") == first and not file.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--table=pairs", "--part=-1/2"], "--part: expected NUMBER/OF with a number below OF"),
+        (["--table=pairs", "--part=2/2"], "got 2/2"),
+        (["--table=pairs", "--seeds=-1"], "--seeds: expected whole numbers, 0 or more, got -1"),
+        (["--table=pairs", "--rates=fast"], "--rates: expected learning rates above 0, got fast"),
+        (["--table=pairs", "--rows=none,"], "--rows: expected some of none, reference pairs, .*, got ''"),
+        (["--table=grid"], "--grid: expected the folder"),
+        (["--table=pairs", "--results=/proc/nowhere"], "cannot write /proc/nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_corpus_is_made(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "make", None)  # which would be called
+    monkeypatch.setattr(run.compilation, "prepare", lambda: None)
+    values = flags.FLAGS
+    with flagsaver.flagsaver():
+        values(["run", f"--workdir={tmp_path}", f"--results={tmp_path}", *arguments])
+        with pytest.raises(UserError, match=message):
+            run.main()

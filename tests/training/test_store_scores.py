@@ -36,8 +36,19 @@ def config(corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scores(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored") / "scores"
+    with pytest.raises(UserError, match="config.loss.name: expected one of kd, listwise, dist, got features"):
+        store_scores(from_loss(config, "features"), folder, report=quiet)
     store_scores(config, folder, report=quiet)
+    said = []
+    store_scores(config, folder, report=said.append)
+    assert said == [f"nothing to do: {folder} has the scores of all {config.epochs} epochs"]
     return folder
+
+
+def from_loss(config, name):
+    config = config.copy_and_resolve_references()
+    config.loss.name = name
+    return config
 
 
 def from_scores(config, scores):

@@ -295,6 +295,7 @@ def test_a_training_starts_from_the_weights_of_another(corpus, tmp_path):
     config.optimizer.learning_rate = 1e-12
     for name, seed in (("first", 5), ("second", 6)):
         save_model(tmp_path / name, mtd_jax.SyncModel(ModelConfig(**SMALL), seed=seed))
+    save_model(tmp_path / "towers", mtd_jax.SyncModel(ModelConfig(**SMALL, fusion="none"), seed=0))
     config.init = str(tmp_path / "first")
     train(config, tmp_path / "run", report=lambda line: None)
     began, ended = (model_arrays(load_model(tmp_path / name)) for name in ("first", "run"))
@@ -307,6 +308,13 @@ def test_a_training_starts_from_the_weights_of_another(corpus, tmp_path):
     config.init = "box"
     with pytest.raises(UserError, match=r"config.model.widths: expected \(.* as in config.init=box"):
         train(config, tmp_path / "other", report=lambda line: None)
+    for initial, fusion, theirs in (
+        ("box", "none", "transformers"),
+        (str(tmp_path / "towers"), "transformers", "none"),
+    ):
+        config.init, config.model.fusion = initial, fusion
+        with pytest.raises(UserError, match=f"config.model.fusion: expected {theirs} as in config.init={initial}"):
+            train(config, tmp_path / "other", report=lambda line: None)
     config.init, config.teacher, config.loss.name, config.model.num_layers = "", "box", "mtd", 3
     with pytest.raises(UserError, match="config.model.num_layers: expected 2 as in the teacher box"):
         train(config, tmp_path / "other", report=lambda line: None)
