@@ -31,6 +31,7 @@ KINDS = {
     "two towers": ("tab:red", "D"),
     "teacher": ("black", "*"),
 }
+_BEGINNINGS = {row.name for table in (TEACHER, "starts") for row in TABLES[table].rows}
 MTD_LAYERS = [f"{encoder} {layer}" for encoder in ("fusion", "A→V", "V→A") for layer in (1, 2)]
 
 
@@ -61,11 +62,11 @@ def markdown(table: Table, runs: Runs) -> str:
     base = runs.get(table.rows[0].name, [])
     for row in table.rows:
         if row.name in runs:
-            lines.append(_line(row, runs[row.name], base if row is not table.rows[0] else []))
+            lines.append(_line(row, runs[row.name], base if row is not table.rows[0] else [], table.seeds))
     return "\n".join(lines)
 
 
-def _line(row: Row, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+def _line(row: Row, runs: list[dict[str, Any]], base: list[dict[str, Any]], seeds: tuple[int, ...]) -> str:
     five, fifteen = (np.array([100 * run["test"]["accuracy"][k] for run in runs]) for k in ("5", "15"))
     by_seed = {run["seed"]: 100 * run["test"]["accuracy"]["5"] for run in base}
     leads = np.array(
@@ -77,7 +78,7 @@ def _line(row: Row, runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> s
         _spread(five),
         _spread(fifteen),
         _spread(leads, "+") if len(leads) else "",
-        str(len(runs)),
+        str(len(runs)) if len(runs) >= len(seeds) else f"{len(runs)} of {len(seeds)}",
         f"{runs[0]['learning_rate']:g}",
         f"{min(run['step_ms'] for run in runs):.0f}",
     ]
@@ -102,12 +103,30 @@ def measured(file: Path) -> str:
     return "\n".join(lines)
 
 
+def counted(folder: Path) -> str:
+    """How many runs there are, those of the learning rates that were not chosen included, and what they took."""
+    hours: dict[str, list[float]] = {}
+    for file in folder.glob("*/*.json"):
+        run = json.loads(file.read_text())
+        kind = "on GRID" if run["corpus"] != f"{CHECKSUM:#010x}" else "with the common start"
+        if kind != "on GRID" and not run["start"]:
+            kind = "teacher and starts" if run["row"] in _BEGINNINGS else "from scratch"
+        hours.setdefault(kind, []).append(run["seconds"] / 3600)
+    lines = ["| runs | number | hours of a core |", "|---|---|---|"]
+    lines += [f"| {kind} | {len(spent)} | {sum(spent):.1f} |" for kind, spent in sorted(hours.items())]
+    everything = [one for spent in hours.values() for one in spent]
+    return "\n".join([*lines, f"| all | {len(everything)} | {sum(everything):.1f} |"])
+
+
 def filled(page: str, runs: Runs, folder: Path) -> str:
     """The page with its tables made anew. Args: folder: of the results."""
 
     def table(match: re.Match[str]) -> str:
         name = match.group(1)
-        made = markdown(TABLES[name], runs) if name in TABLES else measured(folder / f"{name}.json")
+        if name == "runs":
+            made = counted(folder)
+        else:
+            made = markdown(TABLES[name], runs) if name in TABLES else measured(folder / f"{name}.json")
         return f"<!-- table: {name} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
@@ -128,7 +147,11 @@ def draw(runs: Runs, file: Path) -> None:
             weights.plot(steps, line, label="BCE" if number == 0 else MTD_LAYERS[number - 1])
         weights.legend(fontsize=8, ncols=2)
     weights.set(xlabel="steps", ylabel="w", title="Learned uncertainty of MTD's terms, seed 0")
-    points = [_point(row, of_row, runs) for row, of_row in runs.items() if _is_drawn(row, of_row[0])]
+    points = [
+        _point(row, of_row, runs)
+        for row, of_row in runs.items()
+        if _is_drawn(row, of_row[0]) and _is_complete(row, of_row)
+    ]
     for axes, horizontal in ((cost, "minutes"), (size, "parameters")):
         for kind, (colour, marker) in KINDS.items():
             chosen = sorted((p for p in points if p["kind"] == kind), key=lambda p: p[horizontal])
@@ -171,6 +194,11 @@ def _draw_gains(axes, runs: Runs) -> None:
 def _is_drawn(row: str, run: dict[str, Any]) -> bool:
     """Whether a row can be compared: on the corpus, and with the common start (the teacher has none)."""
     return row == TEACHER or bool(run["start"] and run["corpus"] == f"{CHECKSUM:#010x}")
+
+
+def _is_complete(row: str, of_row: list[dict[str, Any]]) -> bool:
+    """Whether all its seeds are there: a point of one lucky seed would mislead."""
+    return any(len(of_row) >= len(table.seeds) for table in TABLES.values() if row in {r.name for r in table.rows})
 
 
 def _point(row: str, of_row: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:

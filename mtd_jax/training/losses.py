@@ -244,8 +244,9 @@ def feature_distance(student_features: Features, teacher_features: Features, map
     """Mean squared distance of normalised tokens, mapped from the student's width to the teacher's.
 
     FitNet's idea (Romero et al. 2015) with what made it strong in CLIP-KD (FD; Yang et al. 2024, 2307.12732):
-    the student is mapped, and both sides are normalised, here by LayerNorm without scale and bias. So nothing
-    depends on the teacher's scale, and a token that has nothing to do with the teacher's costs 2.
+    the student is mapped, and both sides are normalised, here by LayerNorm without scale and bias, token by token,
+    where FD normalises one embedding per modality to unit length. So nothing depends on the teacher's scale, and a
+    token that has nothing to do with the teacher's costs 2.
 
     Args: maps: of some of "video", "audio", "av", "va", "fusion".
 
@@ -287,8 +288,9 @@ def interactive_contrastive(
 ) -> Scalar:
     """InfoNCE between the student's video and the teacher's audio, and the other way round: CLIP-KD's ICL.
 
-    Yang et al. 2024, arXiv 2307.12732. The teacher's tokens must be comparable across modalities themselves, as
-    `token_info_nce` makes them.
+    Yang et al. 2024, arXiv 2307.12732, with the fixed temperature and centred tokens of `token_similarity`, and
+    InfoNCE over rows and columns, where ICL learns its temperature and takes the student alone as the anchor. The
+    teacher's tokens must be comparable across modalities themselves, as `token_info_nce` makes them.
 
     Args:
       student, teacher: tokens of the prenets.
@@ -304,8 +306,9 @@ def contrastive_relation(
 ) -> Scalar:
     """KL of the teacher's contrastive distribution from the student's, rows and columns: CLIP-KD's CRD.
 
-    Yang et al. 2024, arXiv 2307.12732. The student copies how similar the teacher finds all windows, not only
-    which one is right. As in `interactive_contrastive` the teacher's tokens must be comparable. No parameters.
+    Yang et al. 2024, arXiv 2307.12732, with one fixed temperature instead of two learned ones. The student copies
+    how similar the teacher finds all windows, not only which one is right. As in `interactive_contrastive` the
+    teacher's tokens must be comparable. No parameters.
     """
     grids = [token_similarity(*tokens) / temperature for tokens in (student, teacher)]
     return (_row_kl(*grids) + _row_kl(*map(_turned, grids))) / 2
