@@ -178,6 +178,7 @@ TABLES: dict[str, Table] = {
             *(_MTD, _longer(_MTD, 2), _longer(_MTD, 4)),
             *(_WIDE_TOWERS, _longer(_WIDE_TOWERS, 4)),
         ),
+        seeds=(0, 1),  # of hours
     ),
     "towers": Table(
         (
