@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import run_benchmark
 from experiments.corpus import CHECKSUM
-from experiments.tables import TABLES, TEACHER, Row, Table, best_rate
+from experiments.tables import STEPS, TABLES, TEACHER, Row, Table, best_rate
 from mtd_jax.storage import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -155,18 +155,27 @@ def draw(runs: Runs, file: Path) -> None:
     for axes, horizontal in ((cost, "minutes"), (size, "parameters")):
         for kind, (colour, marker) in KINDS.items():
             chosen = sorted((p for p in points if p["kind"] == kind), key=lambda p: p[horizontal])
+            if axes is size:  # at equal steps
+                chosen = [p for p in chosen if p["steps"] == STEPS or kind == TEACHER]
             across, up = [p[horizontal] for p in chosen], [p["five"] for p in chosen]
             axes.plot(across, up, marker=marker, color=colour, linestyle="", label=kind)
             if kind in ("two towers", "plain student"):
                 for point, x, y in zip(chosen, across, up, strict=True):
-                    axes.annotate(point["row"], (x, y), (5, -9), textcoords="offset points", fontsize=7)
+                    above = any(0 < y - other < 5 for other in up)  # not on the label of the one below it
+                    axes.annotate(
+                        point["row"],
+                        (x, y),
+                        (5, 4 if above else -9),
+                        textcoords="offset points",
+                        fontsize=7,
+                    )
             longer = [p for p in chosen if p["row"] in {row.name for row in TABLES["length"].rows}]
             if horizontal == "minutes":
                 axes.plot([p["minutes"] for p in longer], [p["five"] for p in longer], color=colour)
         axes.set(ylabel="K5 on unseen speakers, %")
         axes.legend(fontsize=8, loc="lower right")
     cost.set(xlabel="minutes of training, those of the start included", title="Accuracy against cost")
-    size.set(xlabel="million parameters", title="Accuracy against size")
+    size.set(xlabel="million parameters", title=f"Accuracy against size, {STEPS} steps (teacher: more)")
     for axes in (gain, weights, cost, size):
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=90)
@@ -204,7 +213,7 @@ def _is_complete(row: str, of_row: list[dict[str, Any]]) -> bool:
 def _point(row: str, of_row: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
     """Where a row stands in the figure."""
     run = of_row[0]
-    steps = run["steps"] * np.mean([one["step_ms"] for one in of_row])
+    steps = run["steps"] * min(one["step_ms"] for one in of_row)  # what other work disturbed least
     if run["start"]:
         folder = run["start"].split("/")[0]
         begun = next(one for of in runs.values() for one in of if _folder(one["row"]) == folder)
@@ -219,7 +228,8 @@ def _point(row: str, of_row: list[dict[str, Any]], runs: Runs) -> dict[str, Any]
     else:
         kind = {"bce": "plain student", "mtd": "MTD"}.get(loss, "other losses")
     five = np.mean([100 * one["test"]["accuracy"]["5"] for one in of_row])
-    return {"row": row, "kind": kind, "minutes": steps / 60e3, "parameters": run["parameters"] / 1e6, "five": five}
+    of_point = {"row": row, "kind": kind, "steps": run["steps"], "five": five}
+    return of_point | {"minutes": steps / 60e3, "parameters": run["parameters"] / 1e6}
 
 
 def _folder(row: str) -> str:

@@ -74,8 +74,8 @@ def test_tables_by_hand(tmp_path):
         (tmp_path / one["row"] / f"{number}.json").write_text(json.dumps(one))
     text = report.markdown(Table((Row("none"), Row("not run"), Row("MTD"))), report.load(tmp_path))
     assert text.splitlines()[2:] == [
-        "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 | 0.003 | 90 |",
-        "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 | 0.003 | 90 |",
+        "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 of 3 | 0.003 | 90 |",
+        "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 of 3 | 0.003 | 90 |",
     ]
 
 
