@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.common import run_benchmark, to_json
-from experiments.report import RESULTS, load
+from experiments.runs import RESULTS, load
 from experiments.tables import START_RATE, TABLES, TEACHER
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model

@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.common import run_benchmark
-from experiments.report import RESULTS, ROOT, load
+from experiments.report import ROOT
+from experiments.runs import RESULTS, load
 from experiments.tables import TABLES, TEACHER
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model

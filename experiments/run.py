@@ -22,6 +22,7 @@ from absl import flags
 
 from benchmarks.common import machine, run_benchmark, to_json, versions
 from experiments.corpus import CHECKSUM, make
+from experiments.runs import RESULTS
 from experiments.tables import START_RATE, TABLES, TEACHER, Row, best_rate
 from mtd_jax import compilation
 from mtd_jax.checkpoint import load_model
@@ -32,8 +33,6 @@ from mtd_jax.evaluation.evaluate import evaluate
 from mtd_jax.network.model import count_parameters
 from mtd_jax.storage import check_writable, write_text, writing_to
 from mtd_jax.training.train import IN_THE_BOX, train
-
-RESULTS = Path(__file__).parent / "results"
 
 TABLE = flags.DEFINE_enum("table", None, list(TABLES), "Which table.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the corpus and the trainings, kept.", required=True)

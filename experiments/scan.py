@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.common import in_turns, machine, run_benchmark, summarize, to_json, versions, warn_if_busy
-from experiments.report import RESULTS
+from experiments.runs import RESULTS
 from experiments.tables import TABLES, TEACHER
 from mtd_jax import compilation
 from mtd_jax.config import model_config

@@ -195,3 +195,4 @@ TABLES: dict[str, Table] = {
     "starts": Table((_START, _TOWERS_START, _WIDE_START), rates=(START_RATE,)),
     "scratch": Table((_scratch(_NONE), _scratch(_KD), _scratch(_FITNET), _scratch(_MTD))),
 }
+ROWS = {row.name: row for table in TABLES.values() for row in table.rows}

@@ -6,8 +6,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import report, run, tables
-from experiments.tables import TABLES, Row, Table
+from experiments import figure, report, run, tables
+from experiments.runs import RESULTS, load
+from experiments.tables import ROWS, TABLES, Row, Table
 from mtd_jax.config import validate
 from mtd_jax.errors import UserError
 from tests.helpers.configs import SMALL
@@ -42,9 +43,7 @@ def test_a_row_takes_its_learning_rate_from_one_that_is_tuned():
 
 def test_the_page_is_drawn_from_the_results():
     page = report.PAGE.read_text()
-    assert report.filled(page, report.load(report.RESULTS), report.RESULTS) == page, (
-        "run python -m experiments.report"
-    )
+    assert report.filled(page, load(RESULTS), RESULTS) == page, "run python -m experiments.report"
 
 
 def outcome(row, seed, rate, validation, test):
@@ -72,11 +71,29 @@ def test_tables_by_hand(tmp_path):
     for number, one in enumerate(outcomes):
         (tmp_path / one["row"]).mkdir(exist_ok=True)
         (tmp_path / one["row"] / f"{number}.json").write_text(json.dumps(one))
-    text = report.markdown(Table((Row("none"), Row("not run"), Row("MTD"))), report.load(tmp_path))
+    text = report.markdown(Table((Row("none"), Row("not run"), Row("MTD"))), load(tmp_path))
     assert text.splitlines()[2:] == [
         "| none | 0.40 M | 55.0 ± 7.1 | 55.0 ± 7.1 |  | 2 of 3 | 0.003 | 90 |",
         "| MTD | 0.40 M | 70.0 ± 0.0 | 70.0 ± 0.0 | +15.0 ± 7.1 | 2 of 3 | 0.003 | 90 |",
     ]
+
+
+def test_a_point_of_the_figure_by_hand():
+    """Minutes hold the start, and are of the run that was disturbed least."""
+    runs = {
+        "start": [outcome("start", 0, 1e-3, 0.2, 0.4) | {"step_ms": 100.0}],
+        "MTD": [
+            outcome("MTD", seed, 3e-3, 0.5, k5) | {"step_ms": ms}
+            for seed, k5, ms in ((0, 0.6, 300), (1, 0.8, 200))
+        ],
+    }
+    found = figure.point(ROWS["MTD"], runs)
+    assert found["kind"] == "MTD" and found["parameters"] == 0.4
+    assert found["five"] == pytest.approx(70) and found["minutes"] == pytest.approx(
+        600 * 0.1 / 60 + 300 * 0.2 / 60
+    )
+    kinds = {"KD": "other losses", "reference pairs": "published pairs", "wider towers 4×": "two towers"}
+    assert {name: figure._kind(ROWS[name]) for name in kinds} == kinds
 
 
 def test_a_run_is_written_once(corpus, tmp_path, monkeypatch):
