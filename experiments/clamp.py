@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks.common import run_benchmark, to_json
+from benchmarks.common import machine, run_benchmark, to_json, versions
 from experiments.runs import RESULTS, load
 from experiments.tables import START_RATE, TABLES, TEACHER
 from mtd_jax import compilation
@@ -56,7 +56,8 @@ def main():
         measure = jax.jit(functools.partial(measured, student, teacher))
         rows = [jax.device_get(measure(batch["frames"], batch["audio"])) for batch in chosen]
         found[when] = jax.tree.map(lambda *values: np.mean(values, axis=0).round(6).tolist(), *rows)
-    result = {"measured": found, "batches": len(chosen), "commit": run["commit"]}
+    result = {"measured": found, "batches": len(chosen), "commit_of_run": run["commit"]}
+    result |= {"machine": machine(), "versions": versions("jax", "flax")}
     write_text(RESULTS / "clamp.json", to_json(result, indent=1) + "\n")
     for when in students:
         print(when)
